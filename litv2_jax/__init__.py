@@ -1,0 +1,17 @@
+"""LITv2 (Fast Vision Transformers with HiLo Attention) in JAX and Flax."""
+
+from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
+from litv2_jax.convert.torch_file import read_torch_checkpoint
+from litv2_jax.models import create_model, list_models
+from litv2_jax.models.flops import count_flops
+from litv2_jax.models.hilo import HiLo
+
+__all__ = [
+    "HiLo",
+    "count_flops",
+    "create_model",
+    "list_models",
+    "load_torch_weights",
+    "read_torch_checkpoint",
+    "to_torch_state_dict",
+]

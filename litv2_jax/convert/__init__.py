@@ -1,0 +1,1 @@
+"""From PyTorch names and layouts to ours, and back."""

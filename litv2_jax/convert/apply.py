@@ -1,0 +1,174 @@
+"""Fills a module from PyTorch arrays, completely or not at all, and back."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from os import PathLike
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from litv2_jax.convert.identify import explain_difference
+from litv2_jax.convert.rules import AXES_FROM_TORCH, TORCH_NAMES
+from litv2_jax.convert.torch_file import read_torch_checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of a module, here and in PyTorch.
+
+    Attributes:
+        torch_name: Its PyTorch name.
+        path: Its path here, such as `backbone/stages/0/blocks/1/norm2/scale`.
+        variable: Where it is kept here.
+    """
+
+    torch_name: str
+    path: str
+    variable: nnx.Variable
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """Its shape in PyTorch's layout."""
+        shape = [0] * len(self.variable.shape)
+        for ours, theirs in enumerate(AXES_FROM_TORCH[len(shape)]):
+            shape[theirs] = self.variable.shape[ours]
+        return tuple(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What `load_torch_weights` did.
+
+    Attributes:
+        loaded: The arrays filled.
+        missing: PyTorch names that the model has and the file has not.
+        unexpected: PyTorch names that the file has and the model has not.
+    """
+
+    loaded: list[Entry]
+    missing: list[str]
+    unexpected: list[str]
+
+
+def load_torch_weights(
+    model: nnx.Module,
+    path_or_state_dict: str | PathLike | Mapping[str, np.ndarray],
+    strict: bool = True,
+) -> LoadReport:
+    """Fills a module with PyTorch weights, in place; on an error it stays as it was.
+
+    Args:
+        model: A model of this package or any part of one, such as a HiLo.
+        path_or_state_dict: A file for `read_torch_checkpoint`, or arrays by the names
+            and in the layouts of the original code.
+        strict: Whether missing and unexpected names are an error; otherwise they are
+            logged as a warning and returned.
+
+    Raises:
+        FileNotFoundError, TorchFileError: If the file cannot be read.
+        ValueError: If an array is missing, unexpected, misshaped, of the wrong type or
+            not finite. The message lists them all and says what the likely cause is.
+    """
+    if isinstance(path_or_state_dict, Mapping):
+        arrays = {name: np.asarray(x) for name, x in path_or_state_dict.items()}
+    else:
+        arrays = read_torch_checkpoint(path_or_state_dict)
+    entries = list(torch_entries(model))
+    missing = [entry for entry in entries if entry.torch_name not in arrays]
+    loaded = [entry for entry in entries if entry.torch_name in arrays]
+    unexpected = sorted(arrays.keys() - {entry.torch_name for entry in entries})
+    problems = [
+        problem
+        for entry in loaded
+        if (problem := _check(entry, arrays[entry.torch_name]))
+    ]
+    absences = [f"{e.torch_name} {e.torch_shape}: not in the file" for e in missing]
+    absences += [f"{n} {arrays[n].shape}: not in the model" for n in unexpected]
+    if problems or (strict and absences):
+        shapes = {name: array.shape for name, array in arrays.items()}
+        lines = [*problems, *absences]
+        hint = explain_difference(shapes, {e.torch_name: e.torch_shape for e in entries})
+        raise ValueError(
+            f"These weights do not fit the model ({len(lines)} of "
+            f"{len(entries)} arrays):\n  " + "\n  ".join(lines) + f"\n{hint}"
+        )
+    if absences:
+        logging.warning("Not everything was loaded:\n  %s", "\n  ".join(absences))
+    for entry in loaded:
+        array = arrays[entry.torch_name].transpose(AXES_FROM_TORCH[len(entry.torch_shape)])
+        entry.variable.set_value(jnp.asarray(array, entry.variable.dtype))
+    return LoadReport(loaded, [entry.torch_name for entry in missing], unexpected)
+
+
+def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
+    """Returns the arrays of a module by their original names, in PyTorch's layouts.
+
+    Raises:
+        ValueError: If PyTorch names are not known for a part of the module.
+    """
+    arrays = {}
+    for entry in torch_entries(model):
+        array = np.asarray(entry.variable[...])
+        axes = np.argsort(AXES_FROM_TORCH[array.ndim])
+        # PyTorch counts batches in int64.
+        dtype = np.int64 if array.dtype.kind == "i" else array.dtype
+        arrays[entry.torch_name] = array.transpose(axes).astype(dtype, order="C")
+    return arrays
+
+
+def torch_entries(
+    module: nnx.Module, torch_name: str = "", path: str = ""
+) -> Iterator[Entry]:
+    """Yields the arrays of a module with their PyTorch names.
+
+    Args:
+        module: A module of this package.
+        torch_name: PyTorch name of the module itself.
+        path: Path of the module itself.
+
+    Raises:
+        ValueError: If PyTorch names are not known for a part of the module.
+    """
+    if type(module) not in TORCH_NAMES:
+        known = ", ".join(sorted(kind.__name__ for kind in TORCH_NAMES))
+        raise ValueError(
+            f"No PyTorch names are known for a {type(module).__name__}; there are names "
+            f"for {known}."
+        )
+    names = TORCH_NAMES[type(module)]
+    for attribute, child in vars(module).items():
+        if not isinstance(child, nnx.Variable | nnx.Module | nnx.List):
+            continue
+        children = enumerate(child) if isinstance(child, nnx.List) else [(None, child)]
+        for index, item in children:
+            item_name = _join(".", torch_name, names[attribute].format(index))
+            item_path = _join("/", path, attribute, index)
+            if isinstance(item, nnx.Variable):
+                yield Entry(item_name, item_path, item)
+            else:
+                yield from torch_entries(item, item_name, item_path)
+
+
+def _join(separator: str, *parts: object) -> str:
+    return separator.join(str(part) for part in parts if part not in ("", None))
+
+
+def _check(entry: Entry, array: np.ndarray) -> str:
+    """Returns what is wrong with an array, or nothing."""
+    if array.shape != entry.torch_shape:
+        return (
+            f"{entry.torch_name}: shape {array.shape} in the file, "
+            f"{entry.torch_shape} in the model"
+        )
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        kept = np.asarray(array, entry.variable.dtype)
+        num_bad = array.size - int(np.isfinite(kept.astype(np.float64)).sum())
+        if num_bad:
+            return f"{entry.torch_name}: {num_bad} of {array.size} values are not finite"
+    if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(
+        entry.variable.dtype, jnp.floating
+    ):
+        return f"{entry.torch_name}: {array.dtype} where {entry.variable.dtype} belongs"
+    return ""

@@ -1,0 +1,109 @@
+"""Recognises a model by the shapes of its arrays, and explains why two do not fit."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """What shapes show of a LITv2; neither window sizes nor the number of heads.
+
+    Attributes:
+        embed_dim: Channels of the first stage.
+        depths: Blocks of each stage.
+        low_dims: Lo-Fi channels of each stage, -1 where there is no attention.
+    """
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    low_dims: tuple[int, ...]
+
+    def __str__(self) -> str:
+        names = [name for name in VARIANTS if self == architecture_of(VARIANTS[name])]
+        sizes = f"embed_dim {self.embed_dim}, depths {self.depths}"
+        sizes += f", Lo-Fi channels {self.low_dims}"
+        return f"{' or '.join(names) or 'no published variant'} ({sizes})"
+
+
+def architecture_of(config: BackboneConfig) -> Architecture:
+    """Returns what the shapes of a backbone will show."""
+    low_dims = []
+    for dim, heads, window in zip(
+        config.dims, config.num_heads, config.window_sizes, strict=True
+    ):
+        low_heads = heads if window == 1 else int(heads * config.alpha)
+        low_dims.append(low_heads * (dim // heads) if window else -1)
+    return Architecture(config.embed_dim, config.depths, tuple(low_dims))
+
+
+def read_architecture(shapes: Shapes) -> Architecture | None:
+    """Reads the architecture off a classifier's state dict; None if it is none."""
+    blocks = {
+        (int(match[1]), int(match[2]))
+        for name in shapes
+        if (match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name))
+    }
+    if "patch_embed.proj.weight" not in shapes or not blocks:
+        return None
+    stages = range(NUM_STAGES)
+    depths = tuple(sum(stage == i for stage, _ in blocks) for i in stages)
+    low_dims = tuple(_low_dim(shapes, f"layers.{i}.blocks.0.attn.") for i in stages)
+    return Architecture(shapes["patch_embed.proj.weight"][0], depths, low_dims)
+
+
+def _low_dim(shapes: Shapes, attention: str) -> int:
+    if f"{attention}l_q.weight" in shapes:
+        return shapes[f"{attention}l_q.weight"][0]
+    return 0 if f"{attention}h_qkv.weight" in shapes else -1
+
+
+def num_classes_of(shapes: Shapes) -> int:
+    """Returns the size of a classifier's logits, 0 where there is no head."""
+    return shapes["head.weight"][0] if "head.weight" in shapes else 0
+
+
+def recognise_variant(shapes: Shapes) -> str | None:
+    """Returns the first name in `list_models()` with these shapes, if there is one.
+
+    `litv2_b_384` has those of `litv2_b`: its layers are the same.
+    """
+    found = read_architecture(shapes)
+    names = (name for name in VARIANTS if architecture_of(VARIANTS[name]) == found)
+    return next(names, None)
+
+
+def explain_difference(file: Shapes, model: Shapes) -> str:
+    """Says in a sentence why a file does not fit a model.
+
+    Args:
+        file: Shapes of the file's arrays by PyTorch name.
+        model: The same of the model.
+    """
+    if any(name.startswith("backbone.") for name in file):
+        return (
+            "The file is that of a segmentation or detection model (its names begin with "
+            "backbone.), the model is not."
+        )
+    ours, theirs = read_architecture(model), read_architecture(file)
+    if ours is None or theirs is None:
+        return (
+            "Likely causes: weights of another kind of model, or for a HiLo alone another "
+            "dim, num_heads, alpha or qkv_bias."
+        )
+    if (ours.embed_dim, ours.depths) != (theirs.embed_dim, theirs.depths):
+        return f"Likely cause: another variant. The file is {theirs}; the model is {ours}."
+    if ours.low_dims != theirs.low_dims:
+        return f"Likely cause: another alpha. The file is {theirs}; the model is {ours}."
+    classes = num_classes_of(file), num_classes_of(model)
+    if classes[0] != classes[1]:
+        return (
+            f"Likely cause: the file has a head for {classes[0]} classes, the model one "
+            f"for {classes[1]}. Create the model with num_classes={classes[0]}, or convert "
+            f"the file with --num-classes {classes[1]} to start with a new head."
+        )
+    return "The architecture is the same: the file is damaged, incomplete or altered."

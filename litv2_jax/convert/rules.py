@@ -1,0 +1,71 @@
+"""What PyTorch calls the things that our modules keep in their attributes.
+
+One table per module class, so that any module converts, alone or inside a model. The
+names are those of the published code (`classification/models/litv2.py`); `{}` is the
+index in a list.
+"""
+
+from flax import nnx
+
+from litv2_jax.models.backbone import Backbone, Stage
+from litv2_jax.models.batch_norm import BatchNorm
+from litv2_jax.models.blocks import (
+    Block,
+    ConvMlp,
+    DepthwiseConv,
+    DropPath,
+    PatchEmbedding,
+)
+from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.hilo import HiLo
+from litv2_jax.models.merging import DeformableTokenMerging
+
+_KERNEL_AND_BIAS = {"kernel": "weight", "bias": "bias"}
+_SCALE_AND_BIAS = {"scale": "weight", "bias": "bias"}
+
+TORCH_NAMES: dict[type, dict[str, str]] = {
+    Classifier: {"backbone": "", "norm": "norm", "head": "head"},
+    Backbone: {
+        "patch_embedding": "patch_embed",
+        "stages": "layers.{}",
+        "merges": "layers.{}.downsample",
+    },
+    PatchEmbedding: {"project": "proj", "norm": "norm"},
+    Stage: {"blocks": "blocks.{}"},
+    Block: {
+        "norm1": "norm1",
+        "attention": "attn",
+        "norm2": "norm2",
+        "mlp": "mlp",
+        "drop_path": "drop_path",
+    },
+    DropPath: {},
+    HiLo: {
+        "high_qkv": "h_qkv",
+        "high_out": "h_proj",
+        "low_q": "l_q",
+        "low_kv": "l_kv",
+        "low_out": "l_proj",
+    },
+    ConvMlp: {"expand": "fc1", "mix": "dwconv.dwconv", "project": "fc2"},
+    DeformableTokenMerging: {
+        "offset": "dconv.conv_offset",
+        "kernel": "dconv.weight",
+        "bias": "dconv.bias",
+        "norm": "norm_layer",
+    },
+    BatchNorm: {
+        **_SCALE_AND_BIAS,
+        "mean": "running_mean",
+        "var": "running_var",
+        "num_batches": "num_batches_tracked",
+    },
+    DepthwiseConv: _KERNEL_AND_BIAS,
+    nnx.Conv: _KERNEL_AND_BIAS,
+    nnx.Linear: _KERNEL_AND_BIAS,
+    nnx.LayerNorm: _SCALE_AND_BIAS,
+}
+
+# Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a
+# convolution (out, in, height, width).
+AXES_FROM_TORCH = {0: (), 1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}

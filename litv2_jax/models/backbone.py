@@ -1,0 +1,178 @@
+"""The four-stage LITv2 backbone (arXiv:2205.13213, section 3) and its published sizes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from litv2_jax.models.blocks import Block, PatchEmbedding
+from litv2_jax.models.merging import DeformableTokenMerging
+
+NUM_STAGES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneConfig:
+    """Sizes of a backbone; tuples have one entry per stage.
+
+    Attributes:
+        embed_dim: Channels of the first stage; each further stage doubles them.
+        depths: Number of blocks.
+        num_heads: Attention heads.
+        window_sizes: Side of the HiLo windows in positions; 0 means no attention, 1
+            plain multi-head attention.
+        alpha: Share of the heads that are Lo-Fi.
+        drop_path_rate: Stochastic depth of the last block; grows linearly from 0.
+        mlp_ratio: Hidden channels of the feed-forward layers over their input's.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    num_heads: tuple[int, ...] = (3, 6, 12, 24)
+    window_sizes: tuple[int, ...] = (0, 0, 2, 1)
+    alpha: float = 0.9
+    drop_path_rate: float = 0.2
+    mlp_ratio: int = 4
+
+    def __post_init__(self):
+        for name in ("depths", "num_heads", "window_sizes"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != NUM_STAGES:
+                raise ValueError(f"{name}={values} must have one entry for each stage.")
+        if min(self.depths) < 1:
+            raise ValueError(f"depths={self.depths}: a stage has at least one block.")
+        for heads, dim in zip(self.num_heads, self.dims, strict=True):
+            if heads < 1 or dim % heads:
+                raise ValueError(
+                    f"num_heads={self.num_heads} must divide the channels of the "
+                    f"stages, {self.dims}."
+                )
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dim * 2**i for i in range(NUM_STAGES))
+
+    @property
+    def drop_path_rates(self) -> tuple[tuple[float, ...], ...]:
+        """Stochastic depth of each block, by stage."""
+        rates = np.linspace(0, self.drop_path_rate, sum(self.depths)).tolist()
+        ends = np.cumsum(self.depths).tolist()
+        return tuple(
+            tuple(rates[end - depth : end])
+            for end, depth in zip(ends, self.depths, strict=True)
+        )
+
+
+class Stage(nnx.Module):
+    """Blocks of one width.
+
+    Shapes: [B, H, W, C] -> [B, H, W, C].
+    """
+
+    def __init__(
+        self, config: BackboneConfig, index: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        self.blocks = nnx.List(
+            [
+                Block(
+                    config.dims[index],
+                    config.num_heads[index],
+                    window_size=config.window_sizes[index],
+                    alpha=config.alpha,
+                    mlp_ratio=config.mlp_ratio,
+                    drop_path_rate=rate,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for rate in config.drop_path_rates[index]
+            ]
+        )
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        for block in self.blocks:
+            x = block(x, rngs)
+        return x
+
+
+class Backbone(nnx.Module):
+    """Patch embedding and four stages with deformable token merging in between.
+
+    Returns the maps as they leave the stages, before the merging and without a norm:
+    segmentation and detection each put their own norms on them.
+
+    Shapes: [B, H, W, 3] -> four maps [B, h, w, C], [B, h // 2, w // 2, 2 C] and so on,
+    with h = ceil(H / 4) and w = ceil(W / 4).
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        self.dtype = dtype
+        self.patch_embedding = PatchEmbedding(config.embed_dim, dtype=dtype, rngs=rngs)
+        self.stages = nnx.List(
+            [Stage(config, i, dtype=dtype, rngs=rngs) for i in range(NUM_STAGES)]
+        )
+        self.merges = nnx.List(
+            [
+                DeformableTokenMerging(dim, 2 * dim, dtype=dtype, rngs=rngs)
+                for dim in config.dims[:-1]
+            ]
+        )
+
+    def __call__(
+        self, images: jax.Array, rngs: nnx.Rngs | None = None
+    ) -> list[jax.Array]:
+        _check_images(images)
+        x = self.patch_embedding(images.astype(self.dtype))
+        maps = []
+        for i, stage in enumerate(self.stages):
+            if i:
+                x = self.merges[i - 1](x)
+            x = stage(x, rngs)
+            maps.append(x)
+        return maps
+
+
+def _check_images(images: jax.Array) -> None:
+    if images.ndim != 4 or images.shape[3] != 3:
+        raise ValueError(f"Images must be [B, H, W, 3], not {list(images.shape)}.")
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(
+            f"Images of type {images.dtype} have not been normalised: subtract the mean "
+            "and divide by the standard deviation of ImageNet in floating point."
+        )
+    if min(images.shape[1:3]) < 29:
+        raise ValueError(
+            f"Images of {images.shape[1]}x{images.shape[2]} pixels leave nothing for "
+            "the last stage, which has stride 32: both sides must have 29 or more."
+        )
+
+
+_S = BackboneConfig()
+_M = BackboneConfig(depths=(2, 2, 18, 2), drop_path_rate=0.3)
+_B = BackboneConfig(
+    embed_dim=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32), drop_path_rate=0.5
+)
+
+# The models of the paper's tables 1 and 9, with the stochastic depth of their recipes.
+VARIANTS = {
+    "litv2_s": _S,
+    "litv2_m": _M,
+    "litv2_b": _B,
+    # The weights of litv2_b fine-tuned at 384 pixels: the same layers.
+    "litv2_b_384": _B,
+    **{
+        f"litv2_s_alpha{alpha}": dataclasses.replace(_S, alpha=alpha)
+        for alpha in (0.0, 0.2, 0.4, 0.5, 0.7, 0.9, 1.0)
+    },
+}

@@ -1,0 +1,63 @@
+"""LITv2 for image classification (arXiv:2205.13213, table 1)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from litv2_jax.models import initializers
+from litv2_jax.models.backbone import Backbone, BackboneConfig
+from litv2_jax.models.blocks import LayerNorm
+
+
+class Classifier(nnx.Module):
+    """Backbone, norm, mean over the map, linear head.
+
+    Comes ready for inference; train with
+    `nnx.view(model, deterministic=False, use_running_average=False)`.
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        num_classes: int = 1000,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes} must be 1 or more.")
+        self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
+        # From here on in float32 at least: these layers cost next to nothing.
+        exact = jnp.promote_types(dtype, jnp.float32)
+        self.norm = LayerNorm(config.dims[-1], dtype=exact, rngs=rngs)
+        self.head = nnx.Linear(
+            config.dims[-1],
+            num_classes,
+            dtype=exact,
+            kernel_init=initializers.linear_kernel,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Returns logits [B, num_classes], float32.
+
+        Args:
+            images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            rngs: Stream `dropout` chooses the paths that training drops.
+        """
+        x = self.norm(self.backbone(images, rngs)[-1])
+        return self.head(jnp.mean(x, axis=(1, 2)))
+
+    def features(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> list[jax.Array]:
+        """Returns the outputs of the four stages, at strides 4, 8, 16 and 32.
+
+        Args:
+            images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            rngs: Stream `dropout` chooses the paths that training drops.
+        """
+        return self.backbone(images, rngs)

@@ -1,0 +1,50 @@
+"""Deformable token merging (arXiv:2105.14217, section 3.3), between two stages."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from litv2_jax.models import initializers
+from litv2_jax.models.activations import gelu
+from litv2_jax.models.batch_norm import BatchNorm
+from litv2_jax.ops.deform_conv import deform_conv
+
+
+class DeformableTokenMerging(nnx.Module):
+    """Halves the map: deformable 2x2 convolution of stride 2, BatchNorm, GELU.
+
+    The offsets come from a plain 2x2 convolution of stride 2, which starts at zero. Odd
+    rows and columns at the end have no patch of their own.
+
+    Shapes: [B, H, W, C] -> [B, H // 2, W // 2, D].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        out_dim: int,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.offset = nnx.Conv(
+            dim,
+            8,  # Down and right for each of the four taps.
+            (2, 2),
+            strides=2,
+            padding="VALID",
+            # Positions need more digits than bfloat16 has: at 32 pixels it steps by 1/4.
+            dtype=jnp.promote_types(dtype, jnp.float32),
+            kernel_init=nnx.initializers.zeros,
+            rngs=rngs,
+        )
+        init = initializers.uniform(fan_in=4 * dim)
+        self.kernel = nnx.Param(init(rngs.params(), (2, 2, dim, out_dim)))
+        self.bias = nnx.Param(init(rngs.params(), (out_dim,)))
+        self.norm = BatchNorm(out_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = deform_conv(x, self.offset(x), self.kernel[...])
+        y = y + self.bias[...].astype(y.dtype)[None, None, None]
+        return gelu(self.norm(y))

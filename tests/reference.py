@@ -1,0 +1,143 @@
+"""Values computed by the original PyTorch code, and how far ours are from them."""
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from litv2_jax import load_torch_weights, to_torch_state_dict
+from litv2_jax.convert.apply import torch_entries
+
+GOLDEN = Path(__file__).parent / "golden"
+SEED = 2022
+
+
+def _import_rules():
+    spec = importlib.util.spec_from_file_location("rules", GOLDEN / "weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# Makes weights and inputs from names, shapes and a seed, as for the stored values.
+rules = _import_rules()
+
+
+def make_input(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    return rules.make_input(name, shape, SEED)
+
+
+def make_weights(shapes: dict) -> dict[str, np.ndarray]:
+    return rules.make_state_dict(shapes, SEED)
+
+
+@functools.cache
+def _images():
+    return dict(np.load(GOLDEN / "images.npz"))
+
+
+def make_images(stem: str, count: int, size: tuple[int, int], photos: list[str]):
+    """Random images, then photographs, [B, H, W, 3] and normalised."""
+    noise = [make_input(stem, (count, 3, *size))] if count else []
+    crops = [rules.normalize_image(_images()[name])[None] for name in photos]
+    return np.concatenate([*noise, *crops]).transpose(0, 2, 3, 1)
+
+
+def fill(create) -> nnx.Module:
+    """Creates a module with the weights that the stored values were computed with."""
+    module = nnx.eval_shape(create)
+    shapes = {entry.torch_name: entry.torch_shape for entry in torch_entries(module)}
+    load_torch_weights(module, make_weights(shapes))
+    return module
+
+
+def differentiate(function, module: nnx.Module, *inputs):
+    """Differentiates `function(module, *inputs) -> (loss, outputs)`, compiled at once.
+
+    Returns the outputs, the gradients by PyTorch name and in PyTorch's layouts, those of
+    the inputs, and the module as the function left it.
+    """
+    graphdef, *states = nnx.split(module, nnx.Param, ...)
+    params, rest = (nnx.as_pure(state) for state in states)
+
+    @jax.jit
+    def value_and_grad(params, rest, *inputs):
+        def run(params, *inputs):
+            module = nnx.merge(graphdef, params, rest)
+            loss, outputs = function(module, *inputs)
+            return loss, (outputs, nnx.as_pure(nnx.state(module)))
+
+        arguments = tuple(range(1 + len(inputs)))
+        return jax.value_and_grad(run, arguments, has_aux=True)(params, *inputs)
+
+    (_, (outputs, state)), (grads, *input_grads) = value_and_grad(params, rest, *inputs)
+    gradients = to_torch_state_dict(nnx.merge(graphdef, grads, rest))
+    return outputs, gradients, input_grads, nnx.merge(graphdef, state)
+
+
+class Reference:
+    """One file of tests/golden; large arrays are kept as samples."""
+
+    def __init__(self, name: str):
+        self._arrays = np.load(GOLDEN / f"{name}.npz")
+        self.meta = json.loads(str(self._arrays["meta"]))
+        self.cases = self.meta.get("cases", {})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._arrays or f"{key}/sample" in self._arrays
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._arrays[key]
+
+    def keys(self, prefix: str) -> list[str]:
+        """Names below a prefix, without it and without the parts of samples."""
+        parts = ("/shape", "/stats", "/sample", "/sample_f64")
+        names = {
+            key.removesuffix(next((p for p in parts if key.endswith(p)), ""))
+            for key in self._arrays
+            if key.startswith(prefix)
+        }
+        return sorted(name.removeprefix(prefix) for name in names)
+
+    def difference(self, key: str, actual) -> float:
+        """Returns the largest absolute difference, from float64 values if there are."""
+        actual = np.asarray(actual, np.float64)
+        if f"{key}/sample" not in self._arrays:
+            double = f"{key}_f64"
+            expected = self._arrays[double if double in self._arrays else key]
+            # Some gradients are stored as a sample without the shape.
+            if "/grad/" in key and expected.ndim == 1:
+                actual = _sample(actual, len(expected))
+            assert actual.shape == expected.shape, key
+            return float(np.abs(actual - expected).max())
+        assert actual.shape == tuple(self._arrays[f"{key}/shape"]), key
+        suffix = "sample_f64" if f"{key}/sample_f64" in self._arrays else "sample"
+        expected = self._arrays[f"{key}/{suffix}"]
+        # What lies between the samples shows in the sum of squares.
+        square = self._arrays[f"{key}/stats"][3]
+        np.testing.assert_allclose(np.square(actual).sum(), square, rtol=1e-4, atol=1e-9)
+        return float(np.abs(_sample(actual, len(expected)) - expected).max())
+
+
+    def scale(self, key: str) -> float:
+        """Returns the largest absolute value."""
+        if f"{key}/stats" in self._arrays:
+            return float(self._arrays[f"{key}/stats"][4])
+        return float(np.abs(self._arrays[key]).max())
+
+
+def _sample(array: np.ndarray, count: int) -> np.ndarray:
+    flat = array.reshape(-1)
+    count = min(count, flat.size)
+    return flat[np.rint(np.linspace(0, flat.size - 1, count)).astype(int)]
+
+
+def to_torch_layout(x: jax.Array, name: str) -> jax.Array:
+    """Activations are tokens [B, N, C] in the original, offsets [B, C, H, W]."""
+    if name.endswith("offset"):
+        return x.transpose(0, 3, 1, 2)
+    return x.reshape(x.shape[0], -1, x.shape[-1]) if x.ndim == 4 else x
