@@ -2,9 +2,10 @@
 
 from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
 from litv2_jax.convert.torch_file import read_torch_checkpoint
-from litv2_jax.models import create_model, list_models
+from litv2_jax.models import list_models
 from litv2_jax.models.flops import count_flops
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.pretrained import create_model
 
 __all__ = [
     "HiLo",

@@ -119,9 +119,10 @@ class Reference:
         expected = self._arrays[f"{key}/{suffix}"]
         # What lies between the samples shows in the sum of squares.
         square = self._arrays[f"{key}/stats"][3]
-        np.testing.assert_allclose(np.square(actual).sum(), square, rtol=1e-4, atol=1e-9)
+        np.testing.assert_allclose(
+            np.square(actual).sum(), square, rtol=1e-4, atol=1e-9
+        )
         return float(np.abs(_sample(actual, len(expected)) - expected).max())
-
 
     def scale(self, key: str) -> float:
         """Returns the largest absolute value."""

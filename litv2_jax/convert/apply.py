@@ -89,15 +89,19 @@ def load_torch_weights(
     if problems or (strict and absences):
         shapes = {name: array.shape for name, array in arrays.items()}
         lines = [*problems, *absences]
-        hint = explain_difference(shapes, {e.torch_name: e.torch_shape for e in entries})
+        hint = explain_difference(
+            shapes, {e.torch_name: e.torch_shape for e in entries}
+        )
         raise ValueError(
-            f"These weights do not fit the model ({len(lines)} of "
-            f"{len(entries)} arrays):\n  " + "\n  ".join(lines) + f"\n{hint}"
+            f"These weights do not fit the model. {hint} {len(lines)} misfits:\n  "
+            + "\n  ".join(lines)
         )
     if absences:
         logging.warning("Not everything was loaded:\n  %s", "\n  ".join(absences))
     for entry in loaded:
-        array = arrays[entry.torch_name].transpose(AXES_FROM_TORCH[len(entry.torch_shape)])
+        array = arrays[entry.torch_name].transpose(
+            AXES_FROM_TORCH[len(entry.torch_shape)]
+        )
         entry.variable.set_value(jnp.asarray(array, entry.variable.dtype))
     return LoadReport(loaded, [entry.torch_name for entry in missing], unexpected)
 
@@ -166,7 +170,9 @@ def _check(entry: Entry, array: np.ndarray) -> str:
         kept = np.asarray(array, entry.variable.dtype)
         num_bad = array.size - int(np.isfinite(kept.astype(np.float64)).sum())
         if num_bad:
-            return f"{entry.torch_name}: {num_bad} of {array.size} values are not finite"
+            return (
+                f"{entry.torch_name}: {num_bad} of {array.size} values are not finite"
+            )
     if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(
         entry.variable.dtype, jnp.floating
     ):

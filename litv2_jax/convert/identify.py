@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
 
@@ -96,9 +97,13 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
             "dim, num_heads, alpha or qkv_bias."
         )
     if (ours.embed_dim, ours.depths) != (theirs.embed_dim, theirs.depths):
-        return f"Likely cause: another variant. The file is {theirs}; the model is {ours}."
+        return (
+            f"Likely cause: another variant. The file is {theirs}; the model is {ours}."
+        )
     if ours.low_dims != theirs.low_dims:
-        return f"Likely cause: another alpha. The file is {theirs}; the model is {ours}."
+        return (
+            f"Likely cause: another alpha. The file is {theirs}; the model is {ours}."
+        )
     classes = num_classes_of(file), num_classes_of(model)
     if classes[0] != classes[1]:
         return (
@@ -107,3 +112,25 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
             f"the file with --num-classes {classes[1]} to start with a new head."
         )
     return "The architecture is the same: the file is damaged, incomplete or altered."
+
+
+def read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the sizes that the original's training configuration names.
+
+    Args:
+        config: From `read_torch_config`; may be empty.
+
+    Returns:
+        Arguments of `create_model`; those that the configuration has.
+    """
+    model = config.get("MODEL", {})
+    names = {
+        "embed_dim": "EMBED_DIM",
+        "depths": "DEPTHS",
+        "num_heads": "NUM_HEADS",
+        "window_sizes": "LOCAL_WS",
+        "alpha": "ALPHA",
+    }
+    lit = model.get("LIT", {})
+    sizes = {ours: lit[theirs] for ours, theirs in names.items() if theirs in lit}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}

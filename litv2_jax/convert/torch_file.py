@@ -161,7 +161,9 @@ def _is_safetensors(path: Path) -> bool:
 def _root(archive: zipfile.ZipFile) -> str:
     """Returns the folder that torch.save puts everything into."""
     names = archive.namelist()
-    roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
+    roots = [
+        name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")
+    ]
     if not roots:
         raise TorchFileError("it is a zip archive, but none that torch.save wrote")
     if f"{roots[0]}constants.pkl" in names:
@@ -185,7 +187,9 @@ def _read(archive: zipfile.ZipFile, tensor: Tensor) -> np.ndarray:
         raise TorchFileError(f"its storage {storage.key} is missing") from None
     itemsize = storage.dtype.itemsize
     if len(data) != storage.size * itemsize:
-        raise TorchFileError(f"its storage {storage.key} is not as long as it should be")
+        raise TorchFileError(
+            f"its storage {storage.key} is not as long as it should be"
+        )
     is_big = f"{root}byteorder" in archive.namelist() and (
         archive.read(f"{root}byteorder") == b"big"
     )
@@ -234,7 +238,9 @@ def _pickle_state_dict(arrays: Mapping[str, np.ndarray]) -> bytes:
     def name(module: str, attribute: str) -> bytes:
         return pickle.GLOBAL + f"{module}\n{attribute}\n".encode()
 
-    ordered_dict = name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    ordered_dict = (
+        name("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+    )
 
     def tensor(key: int, array: np.ndarray) -> bytes:
         if array.dtype not in storage_names:

@@ -39,9 +39,7 @@ class Classifier(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> jax.Array:
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Returns logits [B, num_classes], float32.
 
         Args:

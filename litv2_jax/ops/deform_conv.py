@@ -67,7 +67,9 @@ def _sample_taps_backward(residuals: tuple[jax.Array, jax.Array], grad: jax.Arra
     weights, vjp, indices = jax.vjp(weights_of, offsets, has_aux=True)
     exact = weights.dtype
     pixels, grad = x.reshape(-1, channels), grad.astype(exact)
-    grad_weights = [jnp.sum(pixels[index].astype(exact) * grad, -1) for index in indices]
+    grad_weights = [
+        jnp.sum(pixels[index].astype(exact) * grad, -1) for index in indices
+    ]
     (grad_offsets,) = vjp(jnp.stack(grad_weights))
 
     # One scatter in float32: autodiff would make four in the type of x, which in

@@ -40,4 +40,6 @@ def test_bfloat16_is_rounded_once():
     actual = depthwise_conv3x3(x, kernel)
 
     assert actual.dtype == jnp.bfloat16
-    np.testing.assert_allclose(actual.astype("float32"), expected.astype("float32"), 2**-7)
+    np.testing.assert_allclose(
+        actual.astype("float32"), expected.astype("float32"), 2**-7
+    )

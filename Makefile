@@ -1,0 +1,41 @@
+# Everything is installed into .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+# Extras to install, such as EXTRAS=cuda12 for NVIDIA GPUs.
+EXTRAS ?=
+BIN := .venv/bin
+comma := ,
+
+.PHONY: install demo test test-all lint format clean
+.DEFAULT_GOAL := install
+
+install: .venv/installed-dev$(EXTRAS)
+
+.venv/installed-dev$(EXTRAS): pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or later is needed, not ' + sys.version.split()[0] + '; set PYTHON=...' if sys.version_info < (3, 11) else 0)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev$(if $(EXTRAS),$(comma)$(EXTRAS))]'
+	touch $@
+
+# Trains and evaluates a small LITv2 on handwritten digits; again, to resume.
+demo: install
+	$(BIN)/python train.py --config configs/demo.py:digits --workdir runs/digits
+	@echo "Pictures: runs/digits/report/curves.png and runs/digits/report/predictions.png"
+
+test: install
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: install
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs

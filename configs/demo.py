@@ -1,0 +1,58 @@
+"""Toy recipes that run on a laptop without any download.
+
+digits: handwritten digits, 360 test images, expected top-1 above 97 %
+    python train.py --config configs/demo.py:digits --workdir runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(name: str = "digits") -> ConfigDict:
+    if name != "digits":
+        raise ValueError(f"No recipe for {name!r}; there is digits.")
+    config = ConfigDict()
+    config.task = "classification"
+    config.seed = 0
+    config.epochs = 15.0
+    config.batch_size = 64  # Over all devices.
+    config.eval_every_epochs = 3.0
+    config.log_every_steps = 10
+    config.weights = ""  # From scratch.
+
+    config.model = ConfigDict()
+    config.model.name = "litv2_s"
+    config.model.drop_path_rate = 0.05
+    config.model.dtype = "float32"
+    config.model.sizes = ConfigDict()
+    config.model.sizes.embed_dim = 16
+    config.model.sizes.depths = (1, 1, 2, 1)
+    config.model.sizes.num_heads = (1, 2, 4, 8)
+
+    config.data = ConfigDict()
+    config.data.name = "digits"
+    config.data.data_dir = "runs/datasets"
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.image_size = 64
+    config.data.scale = (0.7, 1.0)  # Of the area.
+    config.data.ratio = (0.8, 1.25)  # Width over height.
+    config.data.flip = 0.0  # A mirrored digit is none.
+    config.data.eval_crop = 1.0
+    config.data.num_workers = 0
+
+    config.augment = ConfigDict()
+    config.augment.mixup = 0.0
+    config.augment.cutmix = 0.0
+    config.augment.mixup_switch = 0.5
+    config.augment.label_smoothing = 0.1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_learning_rate = 1e-5
+    config.optimizer.end_learning_rate = 1e-5
+    config.optimizer.base_batch_size = 64
+    config.optimizer.warmup_epochs = 2.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    return config

@@ -1,0 +1,69 @@
+"""LITv2 on ImageNet-1k (arXiv:2205.13213, table 1): 300 epochs at 224 pixels.
+
+    python train.py --config configs/imagenet.py:litv2_s --workdir runs/s
+
+| argument | published top-1 |
+|----------|-----------------|
+| litv2_s  | 82.0 %          |
+| litv2_m  | 83.3 %          |
+| litv2_b  | 83.6 %          |
+
+The argument may also be one of the alpha ablation of S, such as litv2_s_alpha0.5. These
+accuracies have not been reproduced with this code. RandAugment and random erasing, which
+the published recipe has, are not there yet.
+"""
+
+from ml_collections import ConfigDict
+
+DROP_PATH_RATE = {"litv2_s": 0.2, "litv2_m": 0.3, "litv2_b": 0.5}
+ALPHAS = ("0.0", "0.2", "0.4", "0.5", "0.7", "0.9", "1.0")
+DROP_PATH_RATE |= {f"litv2_s_alpha{alpha}": 0.2 for alpha in ALPHAS}
+
+
+def get_config(model: str = "litv2_s") -> ConfigDict:
+    if model not in DROP_PATH_RATE:
+        known = ", ".join(DROP_PATH_RATE)
+        raise ValueError(f"No recipe for {model!r}; there are {known}.")
+    config = ConfigDict()
+    config.task = "classification"
+    config.seed = 0
+    config.epochs = 300.0
+    config.batch_size = 1024  # Over all devices.
+    config.eval_every_epochs = 1.0
+    config.log_every_steps = 50
+    config.weights = ""  # From scratch.
+
+    config.model = ConfigDict()
+    config.model.name = model
+    config.model.drop_path_rate = DROP_PATH_RATE[model]
+    config.model.dtype = "bfloat16"  # Of activations; parameters stay float32.
+    config.model.sizes = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "imagenet2012"
+    config.data.data_dir = ""  # Where TFDS keeps its data sets by default.
+    config.data.train_split = "train"
+    config.data.eval_split = "validation"
+    config.data.image_size = 224
+    config.data.scale = (0.08, 1.0)  # Of the area.
+    config.data.ratio = (3 / 4, 4 / 3)  # Width over height.
+    config.data.flip = 0.5
+    config.data.eval_crop = 0.875
+    config.data.num_workers = 12
+
+    config.augment = ConfigDict()
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
+    config.augment.mixup_switch = 0.5
+    config.augment.label_smoothing = 0.1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # At 512 images; 1e-3 at 1024.
+    config.optimizer.warmup_learning_rate = 5e-7
+    config.optimizer.end_learning_rate = 5e-6
+    config.optimizer.base_batch_size = 512
+    config.optimizer.warmup_epochs = 20.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    return config

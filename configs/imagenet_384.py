@@ -1,0 +1,55 @@
+"""LITv2-B on ImageNet-1k at 384 pixels: 30 epochs of fine-tuning, published top-1 84.7 %.
+
+    python train.py --config configs/imagenet_384.py --workdir runs/b_384 \\
+        --config.weights=runs/b
+
+Starts from the best checkpoint of a run at 224 pixels, or from converted weights.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "classification"
+    config.seed = 0
+    config.epochs = 30.0
+    config.batch_size = 1024  # Over all devices.
+    config.eval_every_epochs = 1.0
+    config.log_every_steps = 50
+    config.weights = "runs/b"
+
+    config.model = ConfigDict()
+    config.model.name = "litv2_b_384"
+    config.model.drop_path_rate = 0.5
+    config.model.dtype = "bfloat16"  # Of activations; parameters stay float32.
+    config.model.sizes = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "imagenet2012"
+    config.data.data_dir = ""  # Where TFDS keeps its data sets by default.
+    config.data.train_split = "train"
+    config.data.eval_split = "validation"
+    config.data.image_size = 384
+    config.data.scale = (0.08, 1.0)  # Of the area.
+    config.data.ratio = (3 / 4, 4 / 3)  # Width over height.
+    config.data.flip = 0.5
+    config.data.eval_crop = 1.0  # The whole image, squeezed.
+    config.data.num_workers = 12
+
+    config.augment = ConfigDict()
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
+    config.augment.mixup_switch = 0.5
+    config.augment.label_smoothing = 0.1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 2e-5  # At 512 images; 4e-5 at 1024.
+    config.optimizer.warmup_learning_rate = 2e-8
+    config.optimizer.end_learning_rate = 2e-7
+    config.optimizer.base_batch_size = 512
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.weight_decay = 1e-8
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    return config

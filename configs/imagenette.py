@@ -1,0 +1,54 @@
+"""LITv2-S on Imagenette: ten classes of ImageNet at full size, for trying things out.
+
+    python train.py --config configs/imagenette.py --workdir runs/imagenette
+
+The recipe is ImageNet's, shortened; no accuracy has been measured with it.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "classification"
+    config.seed = 0
+    config.epochs = 100.0
+    config.batch_size = 256  # Over all devices.
+    config.eval_every_epochs = 1.0
+    config.log_every_steps = 50
+    config.weights = ""  # From scratch.
+
+    config.model = ConfigDict()
+    config.model.name = "litv2_s"
+    config.model.drop_path_rate = 0.1
+    config.model.dtype = "bfloat16"  # Of activations; parameters stay float32.
+    config.model.sizes = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "imagenette"
+    config.data.data_dir = ""  # Where TFDS keeps its data sets by default.
+    config.data.train_split = "train"
+    config.data.eval_split = "validation"
+    config.data.image_size = 224
+    config.data.scale = (0.25, 1.0)  # Of the area.
+    config.data.ratio = (3 / 4, 4 / 3)  # Width over height.
+    config.data.flip = 0.5
+    config.data.eval_crop = 0.875
+    config.data.num_workers = 4
+
+    config.augment = ConfigDict()
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
+    config.augment.mixup_switch = 0.5
+    config.augment.label_smoothing = 0.1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # At 512 images.
+    config.optimizer.warmup_learning_rate = 5e-7
+    config.optimizer.end_learning_rate = 5e-6
+    config.optimizer.base_batch_size = 512
+    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    return config

@@ -1,0 +1,167 @@
+"""Turns a published PyTorch file into a checkpoint of ours, completely or not at all.
+
+python convert_torch_weights.py litv2_s.pth weights/litv2_s
+python convert_torch_weights.py weights/litv2_s litv2_s.safetensors --to-torch
+
+PyTorch is not needed, and nothing in the file is run.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+import litv2_jax
+from litv2_jax import models, pretrained
+from litv2_jax.convert import identify
+from litv2_jax.convert.apply import Entry, torch_entries
+from litv2_jax.convert.torch_file import read_torch_config, write_torch_checkpoint
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint import save_weights
+from litv2_jax.training.step import split_state
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Converts as the command line says; exits with 1 and a sentence if it cannot."""
+    options = _parse(arguments)
+    try:
+        if options.to_torch:
+            _to_torch(options)
+        else:
+            _from_torch(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"convert_torch_weights.py: {error}")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", type=Path, help=".pth, .pt or .safetensors file")
+    add("output", type=Path, help="folder to create")
+    add("--model", choices=models.list_models(), help="found by itself if left out")
+    add("--num-classes", type=int, help="start with a new head for so many classes")
+    sizes = parser.add_argument_group("sizes that are not those of the variant")
+    sizes.add_argument("--embed-dim", type=int)
+    for name in ("--depths", "--num-heads", "--window-sizes"):
+        sizes.add_argument(name, type=int, nargs=4, metavar="N")
+    sizes.add_argument("--alpha", type=float, help="share of the heads that are Lo-Fi")
+    add(
+        "--to-torch",
+        action="store_true",
+        help="the way back: source is a checkpoint or the workdir of a run, output a "
+        ".pth, .pt or .safetensors file",
+    )
+    return parser.parse_args(arguments)
+
+
+def _from_torch(options: argparse.Namespace) -> None:
+    if options.output.exists() and any(options.output.iterdir()):
+        raise ConfigError(f"{options.output} is not empty: name a folder to create.")
+    arrays = litv2_jax.read_torch_checkpoint(options.source)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    description = _describe(options, shapes)
+    sizes = description["model"]
+    num_classes = identify.num_classes_of(shapes)
+    is_new_head = sizes["num_classes"] != num_classes
+    if is_new_head:
+        model = models.create_model(rngs=nnx.Rngs(0), **sizes)
+        head = litv2_jax.to_torch_state_dict(model.head)
+        arrays |= {f"head.{name}": array for name, array in head.items()}
+    else:
+        model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
+    report = litv2_jax.load_torch_weights(model, arrays)
+    save_weights(options.output, *split_state(model), description)
+    _print_table(report.loaded)
+    if is_new_head:
+        print(
+            f"The head is new: for {sizes['num_classes']} classes instead of the file's "
+            f"{num_classes}. It has to be trained."
+        )
+    print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
+
+
+def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str, Any]:
+    """Returns what the checkpoint is to say of its model."""
+    names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
+    given = {n: x for n in names if (x := getattr(options, n)) is not None}
+    config = read_torch_config(options.source)
+    sizes = {**identify.read_sizes(config), **given}
+    name = options.model or identify.recognise_variant(shapes)
+    if name is None:
+        found = identify.read_architecture(shapes)
+        if found is None:
+            raise ConfigError(
+                f"{options.source} is not a LITv2 classifier: its arrays are called "
+                f"{', '.join(list(shapes)[:3])} and so on."
+            )
+        if "num_heads" not in sizes:
+            raise ConfigError(
+                f"{options.source} is {found}. Shapes do not tell the number of heads: "
+                "add --num-heads and --alpha, and --window-sizes if they are not 0 0 2 1."
+            )
+        name = "litv2_s"
+        sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
+    image_size = config.get("DATA", {}).get("IMG_SIZE", 224)
+    if name == "litv2_b" and image_size == 384 and not options.model:
+        name = "litv2_b_384"
+    if name == "litv2_b_384":
+        image_size = 384
+    num_classes = options.num_classes or identify.num_classes_of(shapes)
+    return {
+        "model": {"name": name, "num_classes": num_classes, **sizes},
+        # The original squeezes the whole image at 384 pixels, and crops at 224.
+        "input": {
+            "image_size": image_size,
+            "crop": 1.0 if image_size == 384 else 0.875,
+        },
+        "class_names": "imagenet" if num_classes == 1000 else [],
+    }
+
+
+def _to_torch(options: argparse.Namespace) -> None:
+    if options.output.exists():
+        raise ConfigError(f"{options.output} exists already: name a file to create.")
+    description = pretrained.describe(options.source)
+    model = litv2_jax.create_model(
+        **description["model"], rngs=nnx.Rngs(0), weights=options.source
+    )
+    write_torch_checkpoint(options.output, litv2_jax.to_torch_state_dict(model))
+    entries = list(torch_entries(model))
+    _print_table(entries)
+    print(f"Wrote {options.output}: {_summarise(description, entries)}.")
+
+
+def _print_table(entries: list[Entry]) -> None:
+    rows = [("PyTorch", "shape", "here", "shape")]
+    for entry in entries:
+        shapes = [
+            "x".join(map(str, shape)) or "scalar"
+            for shape in (entry.torch_shape, entry.variable.shape)
+        ]
+        rows.append((entry.torch_name, shapes[0], entry.path, shapes[1]))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        print(
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            )
+        )
+
+
+def _summarise(description: dict[str, Any], entries: list[Entry]) -> str:
+    params = [e for e in entries if isinstance(e.variable, nnx.Param)]
+    count = sum(math.prod(entry.torch_shape) for entry in params)
+    sizes = {k: v for k, v in description["model"].items() if k != "name"}
+    settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
+    name = description["model"]["name"]
+    return f"{name} ({settings}), {len(entries)} arrays, {count:,} parameters"
+
+
+if __name__ == "__main__":
+    main()

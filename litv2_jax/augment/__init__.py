@@ -1,0 +1,1 @@
+"""Device side: (batch, key) to batch, compiled into the training step."""

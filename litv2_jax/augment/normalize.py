@@ -1,0 +1,21 @@
+"""From the pixels of files to what the published models expect."""
+
+import jax
+import jax.numpy as jnp
+
+# Red, green and blue of ImageNet, of pixels within [0, 1].
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """Takes off ImageNet's mean and divides by its standard deviation.
+
+    Args:
+        images: [B, H, W, 3] uint8.
+
+    Returns:
+        [B, H, W, 3] float32.
+    """
+    mean, std = (jnp.asarray(x)[None, None, None] for x in (MEAN, STD))
+    return (images.astype(jnp.float32) / 255 - mean) / std

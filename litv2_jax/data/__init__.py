@@ -1,0 +1,1 @@
+"""Host side, numpy only: examples on disk to batches."""

@@ -1,0 +1,69 @@
+"""Models with their weights: `litv2_jax.create_model`, and what a checkpoint says."""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from litv2_jax import models
+from litv2_jax.convert.apply import load_torch_weights
+from litv2_jax.training import checkpoint
+from litv2_jax.training.step import split_state
+
+
+def create_model(
+    name: str, *, rngs: nnx.Rngs, weights: str | PathLike | None = None, **options: Any
+) -> nnx.Module:
+    """Creates a model, ready for inference, with new weights or with those of a file.
+
+    Args:
+        name: One of `list_models()`.
+        rngs: Stream `params` initialises the weights.
+        weights: A checkpoint of this project, the workdir of a run, whose best
+            checkpoint is taken, or a PyTorch file.
+        **options: Those of `litv2_jax.models.create_model`: num_classes, embed_dim,
+            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype.
+
+    Raises:
+        ValueError: If the name is unknown, a size is impossible, or the weights are
+            those of another model.
+    """
+    if weights is None:
+        return models.create_model(name, rngs=rngs, **options)
+    # Shapes alone: nothing is initialised that the weights would replace.
+    model = nnx.eval_shape(
+        lambda: models.create_model(name, rngs=nnx.Rngs(0), **options)
+    )
+    load_weights(model, weights)
+    return model
+
+
+def load_weights(model: nnx.Module, path: str | PathLike) -> None:
+    """Fills a model, in place, from a checkpoint, a run or a PyTorch file.
+
+    Args:
+        model: From `create_model`.
+        path: As `weights` there.
+
+    Raises:
+        ValueError: If the weights are those of another model.
+    """
+    path = Path(path)
+    if path.is_file():
+        load_torch_weights(model, path)
+        return
+    params, stats = checkpoint.load_weights(path, *split_state(model))
+    nnx.update(model, params, stats)
+
+
+def describe(path: str | PathLike) -> dict[str, Any]:
+    """Returns what a checkpoint says of its model: `model`, `input`, `class_names`.
+
+    Args:
+        path: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+
+    Raises:
+        ConfigError: If there is no checkpoint.
+    """
+    return checkpoint.read_description(checkpoint.find_checkpoint(Path(path)))

@@ -1,0 +1,31 @@
+"""What differs between problems."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from litv2_jax.settings import ConfigError
+from litv2_jax.tasks.classification import Classification
+from litv2_jax.training.task import Task
+
+TASKS = {"classification": Classification}
+
+
+def create_task(
+    name: str, values: Mapping[str, Any], *, batch_size: int, seed: int
+) -> Task:
+    """Returns the task of a recipe, its settings checked and its data opened.
+
+    Args:
+        name: A key of `TASKS`.
+        values: The sections of the recipe that are the task's.
+        batch_size: Examples per batch, over all processes.
+        seed: Of the order of the data and its augmentation on the host.
+
+    Raises:
+        ConfigError: If a setting is unknown or impossible, or there is no such data.
+    """
+    if name not in TASKS:
+        raise ConfigError(
+            f"config.task is {name!r}; there are {', '.join(sorted(TASKS))}."
+        )
+    return TASKS[name](values, batch_size=batch_size, seed=seed)

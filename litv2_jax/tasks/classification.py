@@ -1,0 +1,279 @@
+"""Image classification: LITv2 as trained on ImageNet.
+
+| batch    | shape and type                                   |
+|----------|--------------------------------------------------|
+| image    | [B, S, S, 3] uint8; float32 after `augment`      |
+| label    | [B] int32                                        |
+| target   | [B, K] float32, after `augment`                  |
+| valid    | [B] bool, in evaluation                          |
+
+| outputs     | of `evaluate`                                 |
+|-------------|-----------------------------------------------|
+| probability | [B, K] float32                                |
+| top1, top5  | [B] bool, whether the label is among them     |
+| loss        | [B] float32, cross-entropy                    |
+| valid       | [B] bool                                      |
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from litv2_jax import models
+from litv2_jax.augment.mixing import mix_batch, smooth_labels
+from litv2_jax.augment.normalize import normalize
+from litv2_jax.data import pipeline
+from litv2_jax.data.imagenet import EvalTransform, TrainTransform
+from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.metrics.accuracy import Accuracy
+from litv2_jax.pictures import draw_grid
+from litv2_jax.settings import ConfigError, check_positive, check_share, parse
+from litv2_jax.training.task import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Section `model` of a recipe.
+
+    Attributes:
+        name: One of `list_models()`.
+        drop_path_rate: Stochastic depth of the last block.
+        dtype: Type of the computation, `float32` or `bfloat16`.
+        sizes: Other arguments of `create_model`, such as `depths`.
+    """
+
+    name: str
+    drop_path_rate: float
+    dtype: str
+    sizes: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """Section `data` of a recipe.
+
+    Attributes:
+        name: TFDS name of the data set.
+        data_dir: Where TFDS keeps it; "" is where it does by default.
+        train_split: TFDS split to train on.
+        eval_split: TFDS split to evaluate on.
+        image_size: Side of the images in pixels.
+        scale: Least and largest share of the area of a training image that is cropped.
+        ratio: Least and largest ratio of width to height of that crop.
+        flip: Probability of mirroring a training image.
+        eval_crop: Share of the shorter side that evaluation keeps; 1 squeezes the whole
+            image into the square.
+        num_workers: Processes that load images, per host; 0 loads in threads.
+    """
+
+    name: str
+    data_dir: str
+    train_split: str
+    eval_split: str
+    image_size: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+    eval_crop: float
+    num_workers: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """Section `augment` of a recipe.
+
+    Attributes:
+        mixup: Parameter of the beta distribution; 0 is off.
+        cutmix: Parameter of the beta distribution; 0 is off.
+        mixup_switch: Probability of CutMix where both are on.
+        label_smoothing: Share of the target spread over all classes.
+    """
+
+    mixup: float
+    cutmix: float
+    mixup_switch: float
+    label_smoothing: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a recipe says of classification."""
+
+    model: ModelSettings
+    data: DataSettings
+    augment: AugmentSettings
+
+
+class Classification:
+    """The task; its methods are those of `training.task.Task`."""
+
+    best = "top1"
+
+    def __init__(self, values: Mapping[str, Any], *, batch_size: int, seed: int):
+        """Checks the settings and opens the data set.
+
+        Args:
+            values: Sections `model`, `data` and `augment` of a recipe.
+            batch_size: Images per batch, over all processes.
+            seed: Of the order and the crops of the images.
+
+        Raises:
+            ConfigError: If a setting is unknown or impossible, or there is no such data.
+        """
+        self._settings = parse(Settings, values)
+        _check(self._settings)
+        data = self._settings.data
+        self._train, self._eval = (
+            ImageSource(data.name, split, data.data_dir)
+            for split in (data.train_split, data.eval_split)
+        )
+        self._class_names = self._train.class_names
+        self._batch_size = batch_size
+        self._seed = seed
+        self.steps_per_epoch = len(self._train) // batch_size
+        self.num_eval_batches = -(-len(self._eval) // batch_size)
+        self.description = {
+            "model": {
+                "name": self._settings.model.name,
+                "num_classes": len(self._class_names),
+                **self._settings.model.sizes,
+            },
+            "input": {"image_size": data.image_size, "crop": data.eval_crop},
+            "class_names": self._class_names,
+        }
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model."""
+        settings = self._settings.model
+        return models.create_model(
+            rngs=rngs,
+            drop_path_rate=settings.drop_path_rate,
+            dtype=jnp.dtype(settings.dtype),
+            **self.description["model"],
+        )
+
+    def train_batches(self, start_step: int) -> grain.IterDataset:
+        """Returns endless batches of `image` and `label`."""
+        data = self._settings.data
+        transform = TrainTransform(
+            data.image_size, scale=data.scale, ratio=data.ratio, flip=data.flip
+        )
+        return pipeline.train_batches(
+            self._train,
+            transform,
+            seed=self._seed,
+            start_step=start_step,
+            **self._share(),
+        )
+
+    def eval_batches(self) -> grain.IterDataset:
+        """Returns the evaluation split in batches of `image`, `label` and `valid`."""
+        data = self._settings.data
+        transform = EvalTransform(data.image_size, data.eval_crop)
+        return pipeline.eval_batches(self._eval, transform, **self._share())
+
+    def _share(self) -> dict[str, int]:
+        return {
+            "batch_size": self._batch_size,
+            "num_workers": self._settings.data.num_workers,
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
+        }
+
+    def augment(self, batch: Batch, key: jax.Array) -> Batch:
+        """Normalises, smooths the labels and mixes."""
+        settings = self._settings.augment
+        targets = smooth_labels(
+            batch["label"], len(self._class_names), settings.label_smoothing
+        )
+        images, targets = mix_batch(
+            normalize(batch["image"]),
+            targets,
+            key,
+            mixup=settings.mixup,
+            cutmix=settings.cutmix,
+            switch=settings.mixup_switch,
+        )
+        return {"image": images, "target": targets}
+
+    def loss(
+        self, model: nnx.Module, batch: Batch, rngs: nnx.Rngs
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the cross-entropy with the targets, and the accuracy."""
+        logits = model(batch["image"], rngs=rngs)
+        loss = optax.softmax_cross_entropy(logits, batch["target"]).mean()
+        # Of a mixed image, the class with the larger share is the right one.
+        hits = logits.argmax(-1) == batch["target"].argmax(-1)
+        return loss, {"accuracy": hits.mean()}
+
+    def evaluate(self, model: nnx.Module, batch: Batch) -> Batch:
+        """Returns what the table above says."""
+        labels = batch["label"]
+        logits = model(normalize(batch["image"]))
+        _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+        hits = best == labels[:, None]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return {
+            "probability": jax.nn.softmax(logits),
+            "top1": hits[:, 0],
+            "top5": hits.any(-1),
+            "loss": loss,
+            "valid": batch["valid"],
+        }
+
+    def metric(self) -> Accuracy:
+        """Returns an empty metric of `top1`, `top5` and `loss`."""
+        return Accuracy()
+
+    def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
+        """Draws up to 32 images with what they are taken for, mistakes in red."""
+        count = min(32, int(np.sum(batch["valid"])))
+        probability = np.asarray(outputs["probability"])[:count]
+        labels = np.asarray(batch["label"])[:count]
+        found = probability.argmax(-1)
+        captions = []
+        for i in range(count):
+            name = self._class_names[found[i]]
+            captions.append(f"{name} ({probability[i, found[i]]:.0%})")
+            if found[i] != labels[i]:
+                captions[-1] += f", is {self._class_names[labels[i]]}"
+        colors = np.where(found == labels, "black", "red").tolist()
+        draw_grid(list(batch["image"][:count]), captions, colors, path)
+
+
+def _check(settings: Settings) -> None:
+    if settings.model.dtype not in ("float32", "bfloat16"):
+        raise ConfigError(
+            f"config.model.dtype is {settings.model.dtype!r}; use float32 or bfloat16."
+        )
+    check_positive(settings.data.image_size, "config.data.image_size")
+    check_share(settings.data.flip, "config.data.flip")
+    check_share(settings.data.eval_crop, "config.data.eval_crop")
+    check_positive(settings.data.eval_crop, "config.data.eval_crop")
+    for name in ("scale", "ratio"):
+        low, high = getattr(settings.data, name)
+        if not 0 < low <= high:
+            raise ConfigError(
+                f"config.data.{name} is ({low}, {high}); it must rise from above 0."
+            )
+    for name in ("mixup_switch", "label_smoothing"):
+        check_share(getattr(settings.augment, name), f"config.augment.{name}")
+    try:
+        nnx.eval_shape(
+            lambda: models.create_model(
+                settings.model.name,
+                rngs=nnx.Rngs(0),
+                drop_path_rate=settings.model.drop_path_rate,
+                **settings.model.sizes,
+            )
+        )
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"config.model cannot be built: {error}") from None

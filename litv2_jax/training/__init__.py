@@ -1,0 +1,1 @@
+"""The loop. Knows the Task interface, never a task."""

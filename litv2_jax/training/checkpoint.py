@@ -1,0 +1,200 @@
+"""Saves and restores; the only file that knows Orbax.
+
+A checkpoint holds `model` (weights and running statistics), `optimizer` (moments and the
+step; absent in converted weights) and a description of the model in JSON.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.step import TrainState
+
+_FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of a run: the latest, and the one with the best result."""
+
+    def __init__(self, directory: Path, best: str, description: dict[str, Any]):
+        """Opens the directory, which need not exist.
+
+        Args:
+            directory: One numbered folder per checkpoint.
+            best: Name of the result that is better when larger.
+            description: Of the model, in JSON; saved with each checkpoint.
+        """
+        policies = ocp.training.preservation_policies
+        self._description = {"format": _FORMAT, "best": best, **description}
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(1),
+                    policies.BestN(get_metric_fn=lambda results: results[best], n=1),
+                ]
+            ),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, step: int, state: TrainState, results: Mapping[str, float]) -> None:
+        """Begins to save; the state may be overwritten as soon as this returns."""
+        self._checkpointer.save_checkpointables_async(
+            step,
+            _checkpointables(state),
+            force=True,
+            metrics=dict(results),
+            custom_metadata=self._description,
+        )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, float]] | None:
+        """Returns the latest state and its results, or None if there is none.
+
+        Args:
+            like: Shapes, types and shardings of the state.
+
+        Raises:
+            ConfigError: If the checkpoint is that of another model.
+        """
+        latest = self._checkpointer.latest
+        if latest is None:
+            return None
+        wanted = _checkpointables(like)
+        check_model(Path(latest.path), wanted["model"])
+        loaded = self._checkpointer.load_checkpointables(latest, wanted)
+        model, optimizer = loaded["model"], loaded["optimizer"]
+        state = TrainState(
+            optimizer["step"], model["params"], model["stats"], optimizer["opt_state"]
+        )
+        return state, dict(latest.metrics or {})
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Waits until everything is saved."""
+        self._checkpointer.close()
+
+
+def _checkpointables(state: TrainState) -> dict[str, Any]:
+    return {
+        "model": {"params": state.params, "stats": state.stats},
+        "optimizer": {"step": state.step, "opt_state": state.opt_state},
+    }
+
+
+def save_weights(
+    path: Path, params: dict[str, Any], stats: dict[str, Any], description: dict
+) -> None:
+    """Writes a checkpoint without optimizer, such as converted weights.
+
+    Raises:
+        ConfigError: If there is something at the path already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} exists already: name a folder that does not.")
+    ocp.save_checkpointables(
+        path.absolute(),
+        {"model": {"params": params, "stats": stats}},
+        custom_metadata={"format": _FORMAT, **description},
+    )
+
+
+def load_weights(
+    path: Path, params: dict[str, Any], stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns weights and running statistics from a checkpoint or the best of a run.
+
+    Args:
+        path: For `find_checkpoint`.
+        params: Shapes and types of the weights wanted.
+        stats: Shapes and types of the running statistics wanted.
+
+    Raises:
+        ConfigError: If there is no checkpoint, or it is that of another model.
+    """
+    path = find_checkpoint(path)
+    wanted = {"params": params, "stats": stats}
+    check_model(path, wanted)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
+    )
+    model = ocp.load_checkpointables(path, {"model": like})["model"]
+    return model["params"], model["stats"]
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Returns the folder of the checkpoint that is meant.
+
+    Args:
+        path: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    path = path.absolute()
+    if (path / "_CHECKPOINT_METADATA").is_file():
+        return path
+    for directory in (path / "checkpoints", path):
+        if directory.is_dir():
+            with ocp.training.Checkpointer(directory) as checkpointer:
+                checkpoints = list(checkpointer.checkpoints)
+            if checkpoints:
+                return Path(_best_of(checkpoints).path)
+    raise ConfigError(
+        f"There is no checkpoint in {path}: name the workdir of a run, or a folder that "
+        "convert_torch_weights.py wrote."
+    )
+
+
+def _best_of(checkpoints: list[Any]) -> Any:
+    best = read_description(Path(checkpoints[-1].path)).get("best", "")
+    return max(checkpoints, key=lambda c: (c.metrics or {}).get(best, 0.0))
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint says of its model.
+
+    Args:
+        path: From `find_checkpoint`.
+    """
+    return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+
+
+def check_model(path: Path, wanted: dict[str, Any]) -> None:
+    """Raises ConfigError, naming all differences, if a checkpoint has other arrays.
+
+    Args:
+        path: From `find_checkpoint`.
+        wanted: `params` and `stats`, of anything with a shape.
+    """
+    stored = _shapes(ocp.checkpointables_metadata(path).metadata["model"])
+    ours = _shapes(wanted)
+    problems = [
+        f"{name}: {stored.get(name, 'absent')} in the checkpoint, "
+        f"{ours.get(name, 'absent')} in the model"
+        for name in sorted(stored.keys() | ours.keys())
+        if stored.get(name) != ours.get(name)
+    ]
+    if problems:
+        shown = problems[:10] + ["..."] * (len(problems) > 10)
+        model = read_description(path).get("model", "an unknown model")
+        raise ConfigError(
+            f"The checkpoint {path} does not fit the model ({len(problems)} arrays):\n  "
+            + "\n  ".join(shown)
+            + f"\nIt was made for {model}."
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(str(entry.key) for entry in path): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

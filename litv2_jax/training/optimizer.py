@@ -1,0 +1,119 @@
+"""AdamW and its learning rates, as in the published recipe."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from litv2_jax.settings import ConfigError, check_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """Section `optimizer` of a recipe.
+
+    Attributes:
+        learning_rate: Largest rate, after the warm-up, at `base_batch_size`.
+        warmup_learning_rate: Rate to begin with, at `base_batch_size`.
+        end_learning_rate: Rate to end with, at `base_batch_size`.
+        base_batch_size: Images per update that the rates are for; they grow in
+            proportion to the real number.
+        warmup_epochs: Length of the linear warm-up.
+        weight_decay: Decoupled decay of the arrays with two or more dimensions.
+        offset_scale: Largest rate of the convolutions that predict offsets, over that
+            of everything else.
+        clip_norm: Largest norm of the gradient.
+    """
+
+    learning_rate: float
+    warmup_learning_rate: float
+    end_learning_rate: float
+    base_batch_size: int
+    warmup_epochs: float
+    weight_decay: float
+    offset_scale: float
+    clip_norm: float
+
+    def check(self, epochs: float) -> None:
+        """Raises ConfigError if a value is impossible."""
+        for name in ("learning_rate", "base_batch_size", "clip_norm"):
+            check_positive(getattr(self, name), f"config.optimizer.{name}")
+        if not 0 <= self.warmup_epochs <= epochs:
+            raise ConfigError(
+                f"config.optimizer.warmup_epochs is {self.warmup_epochs} but must be "
+                f"within 0 and config.epochs, {epochs}."
+            )
+
+
+def create_schedules(
+    settings: OptimizerSettings,
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    num_steps: int,
+) -> tuple[optax.Schedule, optax.Schedule]:
+    """Returns the learning rates by step of the weights and of the offset convolutions.
+
+    The original sets the rate after each update, so that steps 0 and 1 both have the
+    first. Its cosine runs over all steps, the warm-up included, so that the rate drops a
+    little where the warm-up ends.
+
+    Args:
+        settings: The recipe.
+        batch_size: Images per update.
+        steps_per_epoch: Updates per epoch.
+        num_steps: Updates in all.
+    """
+    scale = batch_size / settings.base_batch_size
+    start = settings.warmup_learning_rate * scale
+    end = settings.end_learning_rate * scale
+    warmup_steps = int(settings.warmup_epochs * steps_per_epoch)
+
+    def create(peak: float) -> optax.Schedule:
+        def schedule(step: jax.Array) -> jax.Array:
+            t = jnp.maximum(jnp.asarray(step, jnp.float32) - 1, 0)
+            warmup = start + t * ((peak - start) / max(warmup_steps, 1))
+            cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(t / num_steps, 1)))
+            return jnp.where(t < warmup_steps, warmup, end + (peak - end) * cosine)
+
+        return schedule
+
+    peak = settings.learning_rate * scale
+    return create(peak), create(peak * settings.offset_scale)
+
+
+def create_optimizer(
+    settings: OptimizerSettings, schedules: tuple[optax.Schedule, optax.Schedule]
+) -> optax.GradientTransformation:
+    """Returns AdamW with clipping, decay of matrices alone, and slow offsets."""
+    schedule, offset_schedule = schedules
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm),
+        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.add_decayed_weights(settings.weight_decay, mask=decays),
+        optax.partition(
+            {
+                "offset": optax.scale_by_learning_rate(offset_schedule),
+                "other": optax.scale_by_learning_rate(schedule),
+            },
+            _labels,
+        ),
+    )
+
+
+def decays(params: Any) -> Any:
+    """Returns for each array whether it decays: biases and scales do not."""
+    return jax.tree.map(lambda x: x.ndim >= 2, params)
+
+
+def _labels(params: Any) -> Any:
+    """Names the schedule of each array."""
+
+    def label(path: tuple, _: jax.Array) -> str:
+        names = [str(getattr(entry, "key", entry)) for entry in path]
+        # The bias of the offsets learns at the full rate in the original.
+        return "offset" if names[-2:] == ["offset", "kernel"] else "other"
+
+    return jax.tree_util.tree_map_with_path(label, params)

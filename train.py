@@ -1,0 +1,106 @@
+"""Trains a model, or goes on training it where an earlier start was interrupted.
+
+python train.py --config configs/demo.py:digits --workdir runs/digits
+python train.py --config configs/imagenet.py:litv2_s --workdir runs/s --config.seed=1
+python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weights/s
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from litv2_jax import settings, tasks
+from litv2_jax.training import devices, loop
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder for checkpoints, logs and the report."
+)
+_EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
+_WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
+_CHANGE_CONFIG = flags.DEFINE_bool(
+    "change-config", False, "Resume a run although its settings were others."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0; srun and mpirun need none."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num-processes", 1, "With --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process-id", 0, "With --coordinator.")
+flags.mark_flag_as_required("config")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the recipe."""
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    try:
+        results = _run(_CONFIG.value.to_dict())
+    except (settings.ConfigError, loop.TrainingError) as error:
+        sys.exit(f"train.py: {error}")
+    if jax.process_index() == 0:
+        print(", ".join(f"{name} {value:.6g}" for name, value in results.items()))
+
+
+def _run(config: dict[str, Any]) -> dict[str, float]:
+    names = {field.name for field in dataclasses.fields(loop.RunSettings)}
+    run = settings.parse(
+        loop.RunSettings, {k: v for k, v in config.items() if k in names}
+    )
+    run.check(jax.device_count())
+    task = tasks.create_task(
+        run.task,
+        {k: v for k, v in config.items() if k not in names},
+        batch_size=run.batch_size,
+        seed=run.seed,
+    )
+    if _EVAL_ONLY.value:
+        return loop.evaluate(task, Path(_WEIGHTS.value))
+    if not _WORKDIR.value:
+        raise settings.ConfigError("Say where to write: --workdir runs/NAME.")
+    workdir = Path(_WORKDIR.value)
+    _keep_config(config, workdir)
+    return loop.fit(task, run, workdir)
+
+
+def _keep_config(config: dict[str, Any], workdir: Path) -> None:
+    """Writes the settings into the workdir, or checks that they are those in it."""
+    path = workdir / "config.json"
+    text = json.dumps(config, indent=2, sort_keys=True)
+    if path.exists() and not _CHANGE_CONFIG.value:
+        old, new = _flatten(json.loads(path.read_text())), _flatten(json.loads(text))
+        changes = [
+            f"config.{name} was {old.get(name, 'absent')}, is {new.get(name, 'absent')}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name)
+        ]
+        if changes:
+            raise settings.ConfigError(
+                f"{workdir} holds a run with other settings: {'; '.join(changes)}. Name "
+                "another workdir, or add --change-config to go on with the new ones."
+            )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+if __name__ == "__main__":
+    # Orbax reports every step of every save otherwise; --verbosity=0 shows them.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    app.run(main)
