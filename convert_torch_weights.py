@@ -80,8 +80,8 @@ def _from_torch(options: argparse.Namespace) -> None:
     _print_table(report.loaded)
     if is_new_head:
         print(
-            f"The head is new: for {sizes['num_classes']} classes instead of the file's "
-            f"{num_classes}. It has to be trained."
+            f"The head is new: for {sizes['num_classes']} classes instead of the "
+            f"file's {num_classes}. It has to be trained."
         )
     print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
 
@@ -103,7 +103,8 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
         if "num_heads" not in sizes:
             raise ConfigError(
                 f"{options.source} is {found}. Shapes do not tell the number of heads: "
-                "add --num-heads and --alpha, and --window-sizes if they are not 0 0 2 1."
+                "add --num-heads and --alpha, and --window-sizes if they are not 0 0 "
+                "2 1."
             )
         name = "litv2_s"
         sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}

@@ -82,8 +82,9 @@ def _keep_config(config: dict[str, Any], workdir: Path) -> None:
         ]
         if changes:
             raise settings.ConfigError(
-                f"{workdir} holds a run with other settings: {'; '.join(changes)}. Name "
-                "another workdir, or add --change-config to go on with the new ones."
+                f"{workdir} holds a run with other settings: {'; '.join(changes)}. "
+                "Name another workdir, or add --change-config to go on with the new "
+                "ones."
             )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,8 @@
 | litv2_b  | 83.6 %          |
 
 The argument may also be one of the alpha ablation of S, such as litv2_s_alpha0.5. These
-accuracies have not been reproduced with this code. RandAugment and random erasing, which
-the published recipe has, are not there yet.
+accuracies have not been reproduced with this code. RandAugment and random erasing,
+which the published recipe has, are not there yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""LITv2-B on ImageNet-1k at 384 pixels: 30 epochs of fine-tuning, published top-1 84.7 %.
+"""LITv2-B on ImageNet-1k, fine-tuned for 30 epochs at 384 pixels; published: 84.7 %.
 
     python train.py --config configs/imagenet_384.py --workdir runs/b_384 \\
         --config.weights=runs/b

@@ -21,7 +21,7 @@ _BATCH_SIZE = 16
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the best classes of each picture; exits with 1 and a sentence if it cannot."""
+    """Prints the best classes of each picture, or exits with 1 and a sentence."""
     options = _parse(arguments)
     try:
         images = [read_image(path) for path in options.images]

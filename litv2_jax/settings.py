@@ -47,7 +47,7 @@ def parse(
 
 def _convert(value: Any, kind: Any, name: str) -> Any:
     """Returns the value as the type of its field."""
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name} is {value!r} but must be a section of settings.")
         return parse(kind, value, name)
@@ -90,6 +90,6 @@ def check_batch_size(batch_size: int, num_devices: int, name: str) -> None:
         lower = batch_size - remainder
         choices = [str(n) for n in (lower, lower + num_devices) if n]
         raise ConfigError(
-            f"{name} is {batch_size}, which {num_devices} devices cannot share equally; "
-            f"use {' or '.join(choices)}."
+            f"{name} is {batch_size}, which {num_devices} devices cannot share "
+            f"equally; use {' or '.join(choices)}."
         )

@@ -58,8 +58,8 @@ def fill(create) -> nnx.Module:
 def differentiate(function, module: nnx.Module, *inputs):
     """Differentiates `function(module, *inputs) -> (loss, outputs)`, compiled at once.
 
-    Returns the outputs, the gradients by PyTorch name and in PyTorch's layouts, those of
-    the inputs, and the module as the function left it.
+    Returns the outputs, the gradients by PyTorch name and in PyTorch's layouts, those
+    of the inputs, and the module as the function left it.
     """
     graphdef, *states = nnx.split(module, nnx.Param, ...)
     params, rest = (nnx.as_pure(state) for state in states)
@@ -142,3 +142,7 @@ def to_torch_layout(x: jax.Array, name: str) -> jax.Array:
     if name.endswith("offset"):
         return x.transpose(0, 3, 1, 2)
     return x.reshape(x.shape[0], -1, x.shape[-1]) if x.ndim == 4 else x
+
+
+def read_json(name: str) -> dict:
+    return json.loads((GOLDEN / name).read_text())

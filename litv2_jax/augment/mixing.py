@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Returns targets [B, K]: 1 - `smoothing` for the label, the rest spread over all K.
+    """Returns targets [B, K]: 1 - `smoothing` for the label, the rest over all K.
 
     Args:
         labels: [B] int.
@@ -43,7 +43,7 @@ def mix_batch(
     """
     if not mixup and not cutmix:
         return images, targets
-    size = images.shape[1:3]
+    size = (images.shape[1], images.shape[2])
     which, share, vertical, horizontal = jax.random.split(key, 4)
     if mixup and cutmix:
         is_cutmix = jax.random.bernoulli(which, switch)

@@ -138,8 +138,8 @@ def torch_entries(
     if type(module) not in TORCH_NAMES:
         known = ", ".join(sorted(kind.__name__ for kind in TORCH_NAMES))
         raise ValueError(
-            f"No PyTorch names are known for a {type(module).__name__}; there are names "
-            f"for {known}."
+            f"No PyTorch names are known for a {type(module).__name__}; there are "
+            f"names for {known}."
         )
     names = TORCH_NAMES[type(module)]
     for attribute, child in vars(module).items():
@@ -167,7 +167,8 @@ def _check(entry: Entry, array: np.ndarray) -> str:
             f"{entry.torch_shape} in the model"
         )
     if jnp.issubdtype(array.dtype, jnp.floating):
-        kept = np.asarray(array, entry.variable.dtype)
+        with np.errstate(over="ignore"):
+            kept = np.asarray(array, entry.variable.dtype)
         num_bad = array.size - int(np.isfinite(kept.astype(np.float64)).sum())
         if num_bad:
             return (

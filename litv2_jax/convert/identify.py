@@ -87,14 +87,14 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
     """
     if any(name.startswith("backbone.") for name in file):
         return (
-            "The file is that of a segmentation or detection model (its names begin with "
-            "backbone.), the model is not."
+            "The file is that of a segmentation or detection model (its names begin "
+            "with backbone.), the model is not."
         )
     ours, theirs = read_architecture(model), read_architecture(file)
     if ours is None or theirs is None:
         return (
-            "Likely causes: weights of another kind of model, or for a HiLo alone another "
-            "dim, num_heads, alpha or qkv_bias."
+            "Likely causes: weights of another kind of model, or for a HiLo alone "
+            "another dim, num_heads, alpha or qkv_bias."
         )
     if (ours.embed_dim, ours.depths) != (theirs.embed_dim, theirs.depths):
         return (
@@ -107,9 +107,10 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
     classes = num_classes_of(file), num_classes_of(model)
     if classes[0] != classes[1]:
         return (
-            f"Likely cause: the file has a head for {classes[0]} classes, the model one "
-            f"for {classes[1]}. Create the model with num_classes={classes[0]}, or convert "
-            f"the file with --num-classes {classes[1]} to start with a new head."
+            f"Likely cause: the file has a head for {classes[0]} classes, the model "
+            f"one for {classes[1]}. Create the model with num_classes={classes[0]}, "
+            f"or convert the file with --num-classes {classes[1]} to start with a new "
+            "head."
         )
     return "The architecture is the same: the file is damaged, incomplete or altered."
 

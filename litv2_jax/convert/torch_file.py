@@ -1,7 +1,7 @@
 """Reads and writes the files of PyTorch and safetensors, without PyTorch.
 
-A `.pth` file is a zip archive (since PyTorch 1.6) of raw storages and a pickle that says
-which tensor lies where in them.
+A `.pth` file is a zip archive (since PyTorch 1.6) of raw storages and a pickle that
+says which tensor lies where in them.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from litv2_jax.convert.unpickle import (
 
 
 def read_torch_checkpoint(path: str | PathLike) -> dict[str, np.ndarray]:
-    """Reads the weights of a `.pth`, `.pt` or `.safetensors` file, running nothing in it.
+    """Reads the weights of a `.pth`, `.pt` or `.safetensors` file, running nothing.
 
     Finds them as a plain state dict, under `model` or under `state_dict`, and takes off
     the prefix `module.` that data-parallel training leaves on the names.
@@ -92,7 +92,7 @@ def write_torch_checkpoint(
         ValueError: If the ending is another, or PyTorch has no such type of number.
     """
     path = Path(path)
-    # Both formats take the bytes as they lie. `ascontiguousarray` alone makes [] to [1].
+    # Both formats take the bytes as they lie; `ascontiguousarray` makes [] to [1].
     arrays = {k: np.ascontiguousarray(x).reshape(x.shape) for k, x in arrays.items()}
     if path.suffix == ".safetensors":
         safetensors.numpy.save_file(arrays, path)
@@ -122,30 +122,35 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise TorchFileError(f"{path} cannot be read: {error}.") from None
     except safetensors.SafetensorError as error:
         raise TorchFileError(
-            f"{path} is a damaged or truncated safetensors file ({error}): copy it again."
+            f"{path} is a damaged or truncated safetensors file ({error}): copy it "
+            "again."
         ) from None
     except zipfile.BadZipFile as error:
-        _explain_no_archive(path, str(error))
+        raise _explain_no_archive(path, str(error)) from None
 
 
-def _explain_no_archive(path: Path, reason: str) -> None:
+def _explain_no_archive(path: Path, reason: str) -> TorchFileError:
+    """Returns the error that says what a file is instead of a zip archive."""
     with path.open("rb") as file:
         start = file.read(2**20)
+    if not start:
+        return TorchFileError(f"{path} is empty: copy or download it again.")
     if start.startswith(b"PK"):
-        raise TorchFileError(
+        return TorchFileError(
             f"{path} is damaged or truncated ({reason}): copy or download it again."
         )
-    with contextlib.suppress(TorchFileError):
-        try:
-            unpickle(start)
-        except UnsafeFileError as error:
-            raise UnsafeFileError(f"{path} is refused as unsafe: {error}.") from None
+    try:
+        unpickle(start)
+    except UnsafeFileError as error:
+        return UnsafeFileError(f"{path} is refused as unsafe: {error}.")
+    except TorchFileError:
+        pass  # It was not even a pickle.
     if start.startswith(b"\x80"):
-        raise TorchFileError(
-            f"{path} was written by PyTorch before 1.6 or is no checkpoint: load it with "
-            "PyTorch and save it again with torch.save(checkpoint, path)."
+        return TorchFileError(
+            f"{path} was written by PyTorch before 1.6 or is no checkpoint: load it "
+            "with PyTorch and save it again with torch.save(checkpoint, path)."
         )
-    raise TorchFileError(
+    return TorchFileError(
         f"{path} is neither a PyTorch nor a safetensors file: it begins with "
         f"{start[:24]!r}."
     )
@@ -213,7 +218,8 @@ def _find_state_dict(contents: Any) -> dict[str, Tensor]:
             break
     if not isinstance(contents, Mapping) or not contents:
         raise TorchFileError(
-            "it holds no tensors by name; if it holds a whole model, save its state_dict()"
+            "it holds no tensors by name; if it holds a whole model, save its "
+            "state_dict()"
         )
     others = [str(name) for name, x in contents.items() if not isinstance(x, Tensor)]
     if others:

@@ -1,8 +1,8 @@
 """Reads the pickle inside a PyTorch file, running nothing that it names.
 
 Unpickling usually means importing and calling whatever the file says. Here tensors and
-plain containers are built, every other class is stood in for by an inert dictionary, and
-a file that asks for anything else to be called is refused.
+plain containers are built, every other class is stood in for by an inert dictionary,
+and a file that asks for anything else to be called is refused.
 """
 
 import collections
@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from typing import Any
 
 import ml_dtypes
@@ -58,7 +59,7 @@ class Tensor:
 
 
 def unpickle(data: bytes) -> Any:
-    """Returns what was pickled, tensors as `Tensor` and unknown objects as dictionaries.
+    """Returns what was pickled, with `Tensor` and inert dictionaries for objects.
 
     Raises:
         UnsafeFileError: If unpickling as usual would run code.
@@ -127,11 +128,10 @@ _KNOWN = {
     },
     **{f"torch.{name}": dtype for name, dtype in STORAGE_TYPES.items()},
 }
-_PYTHON_2_NAMES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 # Of the standard library, only what holds data.
 _DATA_MODULES = frozenset(
-    "argparse collections datetime decimal enum fractions functools logging numbers "
-    "pathlib random re time uuid".split()
+    ["argparse", "collections", "datetime", "decimal", "enum", "fractions", "functools"]
+    + ["logging", "numbers", "pathlib", "random", "re", "time", "uuid"]
 )
 _DATA_FUNCTIONS = frozenset(["_reconstruct", "device", "dtype", "ndarray", "scalar"])
 
@@ -162,7 +162,10 @@ def _refuse(full_name: str) -> Any:
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Returns what stands in for the class or function of that name."""
-        full_name = f"{_PYTHON_2_NAMES.get(module, module)}.{name}"
+        # Protocol 2 has the names of Python 2, such as __builtin__ and commands.
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        module = IMPORT_MAPPING.get(module, module)
+        full_name = f"{module}.{name}"
         if full_name in _KNOWN:
             return _KNOWN[full_name]
         if _makes_data(module, name):

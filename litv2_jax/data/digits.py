@@ -1,13 +1,13 @@
 """Real handwritten digits that need no download, as a TFDS data set.
 
-The images are those that scikit-learn ships: 1797 digits of 8x8 pixels with 17 levels of
-grey, the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak,
-UCI, 1998). Here they are enlarged to 64x64.
+The images are those that scikit-learn ships: 1797 digits of 8x8 pixels with 17 levels
+of grey, the test part of "Optical Recognition of Handwritten Digits" (Alpaydin and
+Kaynak, UCI, 1998). Here they are enlarged to 64x64.
 """
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -20,7 +20,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """Builder of the data set `digits`: 1437 images to train on, 360 to test with."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Every fifth image is in the test split."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Every fifth image is in the test split."}
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -50,17 +50,16 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         # Imported here, because only the preparation needs it.
         from sklearn import datasets
 
-        digits = datasets.load_digits()
-        for i, (image, label) in enumerate(
-            zip(digits.images, digits.target, strict=True)
-        ):
+        images, labels = datasets.load_digits(return_X_y=True)
+        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if (i % 5 == 0) == is_test:
-                yield i, {"image": _encode(image), "label": int(label)}
+                yield i, {"image": encode(image), "label": int(label)}
 
 
-def _encode(levels: np.ndarray) -> bytes:
-    """Turns levels 0 to 16 [8, 8] into an enlarged PNG."""
-    grey = Image.fromarray(np.rint(levels * 255 / 16).astype(np.uint8))
+def encode(levels: np.ndarray) -> bytes:
+    """Turns a digit as scikit-learn has it, levels 0 to 16 [64], into a PNG."""
+    pixels = np.rint(levels.reshape(8, 8) * 255 / 16).astype(np.uint8)
+    grey = Image.fromarray(pixels)
     enlarged = grey.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     file = io.BytesIO()
     enlarged.convert("RGB").save(file, "PNG")

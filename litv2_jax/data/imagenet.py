@@ -1,4 +1,4 @@
-"""From encoded images to the pixels that ImageNet classifiers are trained and tested on.
+"""From encoded images to the pixels that ImageNet classifiers see.
 
 The transforms are those of torchvision and timm: bicubic with antialiasing, on uint8.
 """
@@ -45,7 +45,8 @@ class TrainTransform(grain.transforms.RandomMap):
         image = decode(element["image"])
         box = random_box(image.size, self._scale, self._ratio, rng)
         # Cropped before it is resized, so that nothing outside the box shines through.
-        image = image.crop(box).resize((self._image_size,) * 2, BICUBIC)
+        size = (self._image_size, self._image_size)
+        image = image.crop(box).resize(size, BICUBIC)
         if rng.random() < self._flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return {"image": np.asarray(image), "label": np.int32(element["label"])}

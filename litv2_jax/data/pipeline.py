@@ -7,11 +7,12 @@ not on the number of processes or workers, nor on where the run was resumed.
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 
 from litv2_jax.settings import ConfigError
 
@@ -29,7 +30,7 @@ def train_batches(
     process_index: int,
     process_count: int,
 ) -> grain.IterDataset:
-    """Returns endless batches, each epoch in a new order and without its last few records.
+    """Returns endless batches: each epoch in a new order, less an incomplete batch.
 
     Args:
         source: Records at random.
@@ -125,29 +126,29 @@ class _ValidOnly(grain.transforms.Map):
 
     def map(self, element: tuple[Any, bool]) -> dict[str, Any]:
         record, valid = element
-        return {**self._transform.map(record), "valid": np.bool_(valid)}
+        arrays: Any = self._transform.map(record)
+        return {**arrays, "valid": np.bool_(valid)}
 
 
 def _read(dataset: grain.MapDataset, num_workers: int) -> grain.IterDataset:
     """Loads ahead of the reader; grain's default would keep 500 batches in memory."""
     # Workers load whole batches, and so do threads: a few of either are enough.
     threads = 2 if num_workers else min(4, os.cpu_count() or 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
-    dataset = dataset.to_iter_dataset(options)
+    batches = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    )
     if not num_workers:
-        return dataset
-    return dataset.mp_prefetch(
+        return batches
+    _parse_flags()
+    return batches.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers),
         worker_init_fn=_follow_parent,
     )
 
 
 def _follow_parent(worker_index: int, worker_count: int) -> None:
-    """Prepares a worker process: it ends when its parent does, even when that is killed."""
-    from absl import flags
-
-    # Grain reads flags, which the worker has never parsed.
-    flags.FLAGS.mark_as_parsed()
+    """Prepares a worker process, which ends when its parent does, killed or not."""
+    _parse_flags()
     parent = os.getppid()
 
     def watch() -> None:
@@ -156,3 +157,9 @@ def _follow_parent(worker_index: int, worker_count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _parse_flags() -> None:
+    """Lets grain read its flags where no program has parsed any, as in a worker."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -23,26 +23,21 @@ class ImageSource:
             data_dir: Where TFDS keeps its data sets; "" is where it does by default.
 
         Raises:
-            ConfigError: If there is no such data set or split, or it is not prepared as
-                array_record.
+            ConfigError: If there is no such data set or split, it has no images with
+                labels, or it is not prepared as array_record.
         """
-        builder = _open_builder(name, data_dir)
-        features = builder.info.features or {}
-        if "image" not in features or "label" not in features:
-            raise ConfigError(
-                f"config.data.name is {name}, which has {', '.join(features)}; "
-                "classification needs image and label."
-            )
+        builder = _create_builder(name, data_dir)
+        _prepare(builder, name)
         try:
             self._records = builder.as_data_source(
-                split, decoders={"image": tfds.decode.SkipDecoding()}
+                split=split, decoders={"image": tfds.decode.SkipDecoding()}
             )
         except ValueError as error:
             splits = ", ".join(builder.info.splits)
             raise ConfigError(
                 f"{name} has no split {split!r}; it has {splits} ({error})."
             ) from None
-        self.class_names: list[str] = list(features["label"].names)
+        self.class_names: list[str] = list(builder.info.features["label"].names)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -52,21 +47,30 @@ class ImageSource:
         return {"image": record["image"], "label": record["label"]}
 
 
-def _open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+def _create_builder(name: str, data_dir: str) -> Any:
     try:
-        builder = tfds.builder(
+        builder: Any = tfds.builder(
             name, data_dir=data_dir or None, file_format="array_record"
         )
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(
             f"config.data.name is {name!r}, which TensorFlow Datasets does not know."
         ) from None
+    features = builder.info.features
+    if "image" not in features or "label" not in features:
+        raise ConfigError(
+            f"config.data.name is {name}, which has {', '.join(features)}; "
+            "classification needs image and label."
+        )
+    return builder
+
+
+def _prepare(builder: Any, name: str) -> None:
     if name in LOCAL:
         builder.download_and_prepare()
     if not builder.info.splits:
         raise ConfigError(
-            f"{name} is not prepared in {builder.data_dir}. Where TensorFlow is installed, "
-            f"`tfds build {name} --file_format=array_record` does it; then point "
-            "config.data.data_dir at the folder that has it."
+            f"{name} is not prepared in {builder.data_dir}. Where TensorFlow is "
+            f"installed, `tfds build {name} --file_format=array_record` does it; then "
+            "point config.data.data_dir at the folder that has it."
         )
-    return builder

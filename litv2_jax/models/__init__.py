@@ -32,7 +32,8 @@ def create_model(
     """Creates a model with new weights, ready for inference.
 
     Sizes that are not given are the published ones of the variant; the sequences have
-    one entry for each of the four stages. `models.backbone.BackboneConfig` explains them.
+    one entry for each of the four stages. `models.backbone.BackboneConfig` explains
+    them.
 
     Args:
         name: One of `list_models()`.

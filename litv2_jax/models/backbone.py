@@ -1,4 +1,4 @@
-"""The four-stage LITv2 backbone (arXiv:2205.13213, section 3) and its published sizes."""
+"""The LITv2 backbone (arXiv:2205.13213, section 3) and its published sizes."""
 
 import dataclasses
 
@@ -148,8 +148,8 @@ def _check_images(images: jax.Array) -> None:
         raise ValueError(f"Images must be [B, H, W, 3], not {list(images.shape)}.")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"Images of type {images.dtype} have not been normalised: subtract the mean "
-            "and divide by the standard deviation of ImageNet in floating point."
+            f"Images of type {images.dtype} have not been normalised: subtract the "
+            "mean and divide by the standard deviation of ImageNet in floating point."
         )
     if min(images.shape[1:3]) < 29:
         raise ValueError(

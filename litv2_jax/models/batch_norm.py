@@ -10,8 +10,8 @@ class BatchNorm(nnx.Module):
     """Normalises each channel over batch, height and width (arXiv:1502.03167).
 
     Differs from `nnx.BatchNorm` in what PyTorch does: the running variance is the
-    unbiased one, and the number of batches seen is kept. The statistics are those of the
-    global batch when the batch is sharded under `jax.jit`. They are float32.
+    unbiased one, and the number of batches seen is kept. The statistics are those of
+    the global batch when the batch is sharded under `jax.jit`. They are float32.
 
     Shapes: [B, H, W, C] -> [B, H, W, C].
     """

@@ -13,8 +13,8 @@ class Flops(NamedTuple):
     """FLOPs of one image.
 
     Attributes:
-        published: As the original counts: the convolution of the offsets with 12 outputs
-            instead of 8, the last norm at four times its size, no sampling.
+        published: As the original counts: the convolution of the offsets with 12
+            outputs instead of 8, the last norm at four times its size, no sampling.
         corrected: The same without these three errors.
     """
 

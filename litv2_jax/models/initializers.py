@@ -1,4 +1,4 @@
-"""Initial values of the original's layers (its `_init_weights` and PyTorch's defaults)."""
+"""Initial values of the original's layers: `_init_weights` and PyTorch's defaults."""
 
 import functools
 import math

@@ -34,7 +34,7 @@ class DeformableTokenMerging(nnx.Module):
             (2, 2),
             strides=2,
             padding="VALID",
-            # Positions need more digits than bfloat16 has: at 32 pixels it steps by 1/4.
+            # Positions need more digits than bfloat16 has: at 32 it steps by 1/4.
             dtype=jnp.promote_types(dtype, jnp.float32),
             kernel_init=nnx.initializers.zeros,
             rngs=rngs,

@@ -45,10 +45,9 @@ def sample_taps(x: jax.Array, offsets: jax.Array) -> jax.Array:
     """
     indices, weights = _neighbours(offsets, x.shape)
     pixels = x.reshape(-1, x.shape[-1])
-    taps = sum(
-        weight[..., None] * pixels[index].astype(weight.dtype)
-        for index, weight in zip(indices, weights, strict=True)
-    )
+    taps = jnp.zeros((*weights.shape[1:], x.shape[-1]), weights.dtype)
+    for index, weight in zip(indices, weights, strict=True):
+        taps += weight[..., None] * pixels[index].astype(weight.dtype)
     return taps.astype(x.dtype)
 
 

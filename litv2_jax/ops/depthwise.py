@@ -16,8 +16,8 @@ def depthwise_conv3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
         [B, H, W, C] in the type of `x`, summed in float32 at least.
     """
     # A sum of shifted products is one fused loop. In the training step of a small LITv2
-    # on a CPU, XLA's grouped convolution takes 4.2 times as long, and the derivative that
-    # JAX makes of this sum 2.2 times; hence the one below.
+    # on a CPU, XLA's grouped convolution takes 4.2 times as long, and the derivative
+    # that JAX makes of this sum 2.2 times; hence the one below.
     exact = jnp.promote_types(x.dtype, jnp.float32)
     kernel = kernel.astype(exact)
     total = jnp.zeros(x.shape, exact)

@@ -126,7 +126,7 @@ class Classification:
             seed: Of the order and the crops of the images.
 
         Raises:
-            ConfigError: If a setting is unknown or impossible, or there is no such data.
+            ConfigError: If a setting is unknown or impossible, or the data are absent.
         """
         self._settings = parse(Settings, values)
         _check(self._settings)

@@ -1,10 +1,9 @@
 """Saves and restores; the only file that knows Orbax.
 
-A checkpoint holds `model` (weights and running statistics), `optimizer` (moments and the
-step; absent in converted weights) and a description of the model in JSON.
+A checkpoint holds `model` (weights and running statistics), `optimizer` (moments and
+the step; absent in converted weights) and a description of the model in JSON.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,16 +28,15 @@ class Checkpoints:
             best: Name of the result that is better when larger.
             description: Of the model, in JSON; saved with each checkpoint.
         """
-        policies = ocp.training.preservation_policies
         self._description = {"format": _FORMAT, "best": best, **description}
+        policies = ocp.training.preservation_policies
+        kept = [
+            policies.LatestN(1),
+            policies.BestN(get_metric_fn=lambda results: results[best], n=1),
+        ]
         self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(1),
-                    policies.BestN(get_metric_fn=lambda results: results[best], n=1),
-                ]
-            ),
+            str(directory.absolute()),
+            preservation_policy=policies.AnyPreservationPolicy(kept),  # pyright: ignore
             cleanup_tmp_directories=True,
         )
 
@@ -71,7 +69,8 @@ class Checkpoints:
         state = TrainState(
             optimizer["step"], model["params"], model["stats"], optimizer["opt_state"]
         )
-        return state, dict(latest.metrics or {})
+        results: Any = latest.metrics
+        return state, results or {}
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -99,7 +98,7 @@ def save_weights(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ConfigError(f"{path} exists already: name a folder that does not.")
     ocp.save_checkpointables(
-        path.absolute(),
+        str(path.absolute()),
         {"model": {"params": params, "stats": stats}},
         custom_metadata={"format": _FORMAT, **description},
     )
@@ -125,7 +124,7 @@ def load_weights(
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
     )
-    model = ocp.load_checkpointables(path, {"model": like})["model"]
+    model = ocp.load_checkpointables(str(path), {"model": like})["model"]
     return model["params"], model["stats"]
 
 
@@ -143,13 +142,13 @@ def find_checkpoint(path: Path) -> Path:
         return path
     for directory in (path / "checkpoints", path):
         if directory.is_dir():
-            with ocp.training.Checkpointer(directory) as checkpointer:
+            with ocp.training.Checkpointer(str(directory)) as checkpointer:
                 checkpoints = list(checkpointer.checkpoints)
             if checkpoints:
                 return Path(_best_of(checkpoints).path)
     raise ConfigError(
-        f"There is no checkpoint in {path}: name the workdir of a run, or a folder that "
-        "convert_torch_weights.py wrote."
+        f"There is no checkpoint in {path}: name the workdir of a run, or a folder "
+        "that convert_torch_weights.py wrote."
     )
 
 
@@ -164,7 +163,8 @@ def read_description(path: Path) -> dict[str, Any]:
     Args:
         path: From `find_checkpoint`.
     """
-    return dict(ocp.checkpointables_metadata(path).custom_metadata or {})
+    description: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
+    return description or {}
 
 
 def check_model(path: Path, wanted: dict[str, Any]) -> None:
@@ -174,7 +174,7 @@ def check_model(path: Path, wanted: dict[str, Any]) -> None:
         path: From `find_checkpoint`.
         wanted: `params` and `stats`, of anything with a shape.
     """
-    stored = _shapes(ocp.checkpointables_metadata(path).metadata["model"])
+    stored = _shapes(ocp.checkpointables_metadata(str(path)).metadata["model"])
     ours = _shapes(wanted)
     problems = [
         f"{name}: {stored.get(name, 'absent')} in the checkpoint, "
@@ -186,9 +186,8 @@ def check_model(path: Path, wanted: dict[str, Any]) -> None:
         shown = problems[:10] + ["..."] * (len(problems) > 10)
         model = read_description(path).get("model", "an unknown model")
         raise ConfigError(
-            f"The checkpoint {path} does not fit the model ({len(problems)} arrays):\n  "
-            + "\n  ".join(shown)
-            + f"\nIt was made for {model}."
+            f"The checkpoint {path} does not fit the model ({len(problems)} "
+            "arrays):\n  " + "\n  ".join(shown) + f"\nIt was made for {model}."
         )
 
 

@@ -1,29 +1,31 @@
-"""The mesh and its two shardings: the only file that knows how many devices there are."""
+"""The mesh and its two shardings: the only file that knows of several devices."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 class Devices:
-    """All devices of all hosts in a row; each has its part of the batch and every weight.
+    """All devices of all hosts; each has its part of the batch and every weight.
 
     Attributes:
         replicated: Sharding of what every device has whole.
         by_example: Sharding of what is split along the first axis.
     """
 
-    def __init__(self):
+    def __init__(self, devices: Sequence[Any] | None = None):
+        """Lays out the devices given, or all there are."""
+        devices = jax.devices() if devices is None else devices
         # Auto axes: the default, Explicit, refuses the window reshapes of HiLo.
-        self._mesh: Mesh = jax.make_mesh(
-            (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), (AxisType.Auto,), devices=devices
         )
-        self.replicated = NamedSharding(self._mesh, PartitionSpec())
-        self.by_example = NamedSharding(self._mesh, PartitionSpec("data"))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.by_example = NamedSharding(mesh, PartitionSpec("data"))
 
     def share_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Makes global arrays [B, ...] of the rows that this process has of them."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 
 class Log:
-    """Shows and writes the numbers of a run; does nothing on processes but the first."""
+    """Shows and writes the numbers of a run, on the first process alone."""
 
     def __init__(
         self,

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import optax
 from flax import nnx
 from tqdm import tqdm
 
@@ -66,13 +64,16 @@ class RunSettings:
         self.optimizer.check(self.epochs)
 
 
-def fit(task: Task, settings: RunSettings, workdir: Path) -> dict[str, float]:
+def fit(
+    task: Task, settings: RunSettings, workdir: Path, devices: Devices | None = None
+) -> dict[str, float]:
     """Trains to the end, resuming where the workdir's latest checkpoint stands.
 
     Args:
         task: The problem.
         settings: The recipe.
         workdir: Gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `report/`.
+        devices: Where to train; everywhere by default.
 
     Returns:
         The last evaluation.
@@ -81,7 +82,7 @@ def fit(task: Task, settings: RunSettings, workdir: Path) -> dict[str, float]:
         ConfigError: If a checkpoint does not fit the model.
         TrainingError: If the loss is not finite.
     """
-    devices = Devices()
+    devices = devices or Devices()
     plan = _Plan(task, settings)
     with Checkpoints(
         workdir / "checkpoints", task.best, task.description
@@ -110,7 +111,7 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
     devices = Devices()
     model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
     params, stats = devices.replicate(load_weights(weights, *split_state(model)))
-    return _Evaluator(task, devices)(params, stats)[0]
+    return _Evaluator(task, devices)(params, stats)
 
 
 class _Plan:
@@ -152,7 +153,7 @@ def _begin(
     if settings.weights:
         weights = Path(settings.weights)
         params, stats = load_weights(weights, state.params, state.stats)
-        state = state.replace(params=params, stats=stats)
+        state = dataclasses.replace(state, params=params, stats=stats)
     return devices.replicate(state), {}
 
 
@@ -174,7 +175,7 @@ def _train(
 
     start_step = int(state.step)
     batches = iter(task.train_batches(start_step))
-    latest, results, example = None, {}, None
+    latest, results = None, {}
     for step in range(start_step + 1, plan.num_steps + 1):
         batch = devices.share_batch(next(batches))
         state, scalars = train_step(state, batch, key)
@@ -185,11 +186,11 @@ def _train(
         if step % plan.eval_every == 0 or step == plan.num_steps:
             _record(log, *latest)
             latest = None
-            results, example = evaluator(state.params, state.stats)
+            results = evaluator(state.params, state.stats)
             log.write_evaluation(step, step / task.steps_per_epoch, results)
             checkpoints.save(step, state, results)
     batches.close()
-    log.draw(lambda path: task.draw(*example, path))
+    log.draw(lambda path: task.draw(*evaluator.example, path))
     return results
 
 
@@ -204,41 +205,47 @@ def _record(log: Log, step: int, scalars: Mapping[str, jax.Array]) -> None:
         raise TrainingError(
             f"The loss is {values['loss']} at step {step}, at a learning rate of "
             f"{values['learning_rate']:.3g} and a gradient norm of "
-            f"{values['grad_norm']:.3g}. The last checkpoint is from before; start again "
-            "from it with a lower learning rate."
+            f"{values['grad_norm']:.3g}. The last checkpoint is from before; start "
+            "again from it with a lower learning rate."
         )
     log.write_step(step, values)
 
 
 class _Evaluator:
-    """Scores a model on the whole evaluation split, compiled once."""
+    """Scores a model on the whole evaluation split, compiled once.
+
+    Attributes:
+        example: The first batch and its outputs, to draw.
+    """
 
     def __init__(self, task: Task, devices: Devices):
         self._task = task
         self._devices = devices
         graphdef = _graphdef(task, is_training=False)
         self._step = make_eval_step(graphdef, task, devices.replicated)
+        self.example: tuple[Batch, Batch] = ({}, {})
 
     def __call__(
         self, params: dict[str, Any], stats: dict[str, Any]
-    ) -> tuple[dict[str, float], tuple[Batch, Batch]]:
-        """Returns the results, and one batch with its outputs to draw."""
-        metric, example = self._task.metric(), None
-        batches = self._task.eval_batches()
+    ) -> dict[str, float]:
+        """Returns the results of the task's metric."""
+        metric = self._task.metric()
         is_first = jax.process_index() == 0
-        for batch in tqdm(
-            batches,
+        batches = tqdm(
+            self._task.eval_batches(),
             desc="eval",
             unit=" batches",
             total=self._task.num_eval_batches,
             leave=False,
             disable=None if is_first else True,
-        ):
+        )
+        for number, batch in enumerate(batches):
             outputs = self._step(params, stats, self._devices.share_batch(batch))
             outputs = jax.device_get(outputs)
             metric.add(outputs)
-            example = example or (batch, outputs)
-        return metric.result(), example
+            if number == 0:
+                self.example = batch, outputs
+        return metric.result()
 
 
 def _graphdef(task: Task, *, is_training: bool) -> nnx.GraphDef:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from litv2_jax.settings import ConfigError, check_positive
 
@@ -57,8 +58,8 @@ def create_schedules(
     """Returns the learning rates by step of the weights and of the offset convolutions.
 
     The original sets the rate after each update, so that steps 0 and 1 both have the
-    first. Its cosine runs over all steps, the warm-up included, so that the rate drops a
-    little where the warm-up ends.
+    first. Its cosine runs over all steps, the warm-up included, so that the rate drops
+    a little where the warm-up ends.
 
     Args:
         settings: The recipe.
@@ -72,10 +73,12 @@ def create_schedules(
     warmup_steps = int(settings.warmup_epochs * steps_per_epoch)
 
     def create(peak: float) -> optax.Schedule:
-        def schedule(step: jax.Array) -> jax.Array:
+        def schedule(step: ArrayLike) -> jax.Array:
             t = jnp.maximum(jnp.asarray(step, jnp.float32) - 1, 0)
             warmup = start + t * ((peak - start) / max(warmup_steps, 1))
-            cosine = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(t / num_steps, 1)))
+            # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
+            left = jnp.maximum(num_steps - t, 0) / num_steps
+            cosine = jnp.square(jnp.sin(0.5 * jnp.pi * left))
             return jnp.where(t < warmup_steps, warmup, end + (peak - end) * cosine)
 
         return schedule

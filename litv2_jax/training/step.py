@@ -13,7 +13,7 @@ from litv2_jax.training.task import Batch, Task
 
 @struct.dataclass
 class TrainState:
-    """What a run needs to resume: nested dictionaries of arrays, to be saved as they are.
+    """What a run needs to resume, in nested dictionaries of arrays.
 
     Attributes:
         step: [] int32, updates made so far.
@@ -44,7 +44,7 @@ class TrainState:
     ) -> "TrainState":
         """Returns the state after one more update."""
         updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
-        params = optax.apply_updates(self.params, updates)
+        params: Any = optax.apply_updates(self.params, updates)
         return TrainState(self.step + 1, params, stats, opt_state)
 
 
@@ -60,7 +60,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `step(state, batch, key)`, compiled and overwriting the state it is given.
+    """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
 
     Its scalars are those of the task, `loss`, `grad_norm` and `learning_rate`.
     """
@@ -80,7 +80,7 @@ def make_train_step(
         scalars = {
             **scalars,
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "learning_rate": schedule(state.step),
         }
         return state.apply(grads, stats, optimizer), scalars
@@ -91,7 +91,7 @@ def make_train_step(
 def make_eval_step(
     graphdef: nnx.GraphDef, task: Task, out_sharding: jax.sharding.Sharding
 ) -> Callable[[dict[str, Any], dict[str, Any], Batch], Batch]:
-    """Returns `evaluate(params, stats, batch)`, compiled; every host gets all outputs."""
+    """Returns `evaluate(params, stats, batch)`, compiled; all hosts get all outputs."""
 
     def evaluate(params: dict[str, Any], stats: dict[str, Any], batch: Batch) -> Batch:
         return task.evaluate(nnx.merge(graphdef, params, stats), batch)

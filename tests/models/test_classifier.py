@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,17 +13,17 @@ from litv2_jax.models import create_model, list_models
 from litv2_jax.models.backbone import VARIANTS
 from litv2_jax.models.blocks import DropPath
 from tests.reference import (
-    GOLDEN,
     Reference,
     differentiate,
     fill,
     make_images,
+    read_json,
     to_torch_layout,
 )
 
 TINY = Reference("litv2_tiny")
 LARGE = Reference("litv2_models")
-FACTS = json.loads((GOLDEN / "model_facts.json").read_text())
+FACTS = read_json("model_facts.json")
 
 
 def run_stages(model, images, rngs=None):

@@ -1,0 +1,160 @@
+import os
+import pickle
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import convert_torch_weights
+import litv2_jax
+from litv2_jax import pretrained
+from litv2_jax.convert.torch_file import write_torch_checkpoint
+from tests.convert.test_apply import abstract, torch_shapes
+from tests.convert.test_torch_file import Call, write_zip
+from tests.reference import GOLDEN, Reference, make_images, make_weights
+
+FULL = GOLDEN / "litv2_tiny_checkpoint.pth"
+BARE = GOLDEN / "litv2_tiny_checkpoint_bare.pth"
+PREFIXED = GOLDEN / "litv2_tiny_checkpoint_module_prefix.pth"
+SIZES = ["--num-heads", "1", "1", "2", "4", "--alpha", "0.5"]
+
+
+def convert(*arguments) -> None:
+    convert_torch_weights.main([str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[FULL], [BARE, *SIZES], [PREFIXED, *SIZES], [BARE, "--model", "litv2_s", *SIZES]],
+    ids=["full", "bare", "prefixed", "with-model"],
+)
+def test_golden_checkpoints_are_converted(tmp_path, capsys, arguments):
+    source, *options = arguments
+    if "--model" in options:
+        options += ["--embed-dim", 8, "--depths", 1, 1, 2, 1]
+    convert(source, tmp_path / "out", *options)
+
+    output = capsys.readouterr().out
+    assert "layers.0.downsample.dconv.weight" in output
+    assert "backbone/merges/0/kernel" in output
+    assert "107 arrays, 97,266 parameters" in output
+
+    sizes = pretrained.describe(tmp_path / "out")["model"]
+    model = litv2_jax.create_model(**sizes, rngs=nnx.Rngs(0), weights=tmp_path / "out")
+    photos = ["astronaut_64", "coffee_64"]
+    images = make_images("tiny/a9", 2, (64, 64), photos)
+    logits = jax.jit(lambda model, x: model(x))(model, images)
+    assert Reference("checkpoint_expected").difference("logits", logits) < 2e-5
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_the_way_back_gives_the_same_file(tmp_path, ending):
+    convert(FULL, tmp_path / "ours")
+    convert(tmp_path / "ours", tmp_path / f"theirs{ending}", "--to-torch")
+
+    before = litv2_jax.read_torch_checkpoint(FULL)
+    after = litv2_jax.read_torch_checkpoint(tmp_path / f"theirs{ending}")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert array.dtype == after[name].dtype
+        np.testing.assert_array_equal(array, after[name])
+
+
+@pytest.mark.parametrize("name", ["litv2_s", "litv2_s_alpha0.5"])
+def test_the_variant_is_recognised(tmp_path, capsys, name):
+    shapes = torch_shapes(abstract(name))
+    arrays = {n: np.zeros(s, np.float32) for n, s in shapes.items()}
+    for n in shapes:
+        if n.endswith("num_batches_tracked"):
+            arrays[n] = np.array(0, np.int64)
+    write_torch_checkpoint(tmp_path / "x.safetensors", arrays)
+
+    convert(tmp_path / "x.safetensors", tmp_path / "out")
+
+    assert f"{name} (num_classes 1000)" in capsys.readouterr().out
+    description = pretrained.describe(tmp_path / "out")
+    assert description["model"] == {"name": name, "num_classes": 1000}
+    assert description["input"] == {"image_size": 224, "crop": 0.875}
+    assert description["class_names"] == "imagenet"
+
+
+def test_a_new_head_is_announced_and_the_rest_is_kept(tmp_path, capsys):
+    convert(FULL, tmp_path / "out", "--num-classes", 7)
+    assert "The head is new: for 7 classes instead of the file's 10" in (
+        capsys.readouterr().out
+    )
+    sizes = pretrained.describe(tmp_path / "out")["model"]
+    model = litv2_jax.create_model(**sizes, rngs=nnx.Rngs(0), weights=tmp_path / "out")
+    arrays = litv2_jax.read_torch_checkpoint(FULL)
+    for name, array in litv2_jax.to_torch_state_dict(model).items():
+        if not name.startswith("head."):
+            np.testing.assert_array_equal(array, arrays[name])
+    assert model.head.kernel.shape == (64, 7)
+    assert 0.01 < float(model.head.kernel[...].std()) < 0.03
+
+
+def other_variant(path):
+    shapes = torch_shapes(abstract("litv2_s", depths=(2, 2, 5, 2)))
+    write_torch_checkpoint(path, make_weights(shapes))
+
+
+def truncated(path):
+    path.write_bytes(FULL.read_bytes()[:500_000])
+
+
+def text(path):
+    path.write_text("these are not weights\n")
+
+
+def malicious(path):
+    write_zip(path, pickle.dumps(Call(os.system, "touch HACKED"), 2))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        (truncated, [], "damaged or truncated"),
+        (text, [], "neither a PyTorch nor a safetensors file"),
+        (malicious, [], "refused as unsafe: it asks for"),
+        (other_variant, ["--model", "litv2_s"], "Likely cause: another variant"),
+        (other_variant, [], "no published variant"),
+    ],
+)
+def test_bad_files_are_refused(tmp_path, monkeypatch, make, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "bad.pth")
+    with pytest.raises(SystemExit) as exit_info:
+        convert("bad.pth", "out", *arguments)
+    assert message in str(exit_info.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
+
+
+def test_nothing_is_overwritten(tmp_path):
+    convert(FULL, tmp_path / "out")
+    with pytest.raises(SystemExit, match="is not empty"):
+        convert(FULL, tmp_path / "out")
+    (tmp_path / "x.pth").write_text("precious")
+    with pytest.raises(SystemExit, match="exists already"):
+        convert(tmp_path / "out", tmp_path / "x.pth", "--to-torch")
+    assert (tmp_path / "x.pth").read_text() == "precious"
+
+
+def test_the_program_exits_with_a_message_and_without_pytorch(tmp_path):
+    """As a user runs it, with PyTorch and TensorFlow made impossible to import."""
+    (tmp_path / "bad.pth").write_text("no weights")
+    program = (
+        "import sys; sys.modules['torch'] = sys.modules['tensorflow'] = None;"
+        "import convert_torch_weights; convert_torch_weights.main(sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", program]
+    good = [*command, str(FULL), str(tmp_path / "out")]
+    bad = [*command, str(tmp_path / "bad.pth"), str(tmp_path / "out2")]
+
+    assert subprocess.run(good, capture_output=True, check=False).returncode == 0
+    result = subprocess.run(bad, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("convert_torch_weights.py: ")
+    assert "Traceback" not in result.stderr
