@@ -39,16 +39,22 @@ def main(argv: list[str]) -> None:
     """Runs the recipe."""
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    if not flags.FLAGS["verbosity"].present:
+        # Orbax reports each step of each save otherwise; --verbosity=0 shows them.
+        logging.set_verbosity(logging.WARNING)
     devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
         results = _run(_CONFIG.value.to_dict())
-    except (settings.ConfigError, loop.TrainingError) as error:
+    except (settings.ConfigError, loop.TrainingError, OSError) as error:
         sys.exit(f"train.py: {error}")
     if jax.process_index() == 0:
         print(", ".join(f"{name} {value:.6g}" for name, value in results.items()))
 
 
 def _run(config: dict[str, Any]) -> dict[str, float]:
+    given = _WEIGHTS if _EVAL_ONLY.value else _WORKDIR
+    if not given.value:
+        raise settings.ConfigError(f"Add --{given.name} FOLDER to the command.")
     names = {field.name for field in dataclasses.fields(loop.RunSettings)}
     run = settings.parse(
         loop.RunSettings, {k: v for k, v in config.items() if k in names}
@@ -62,8 +68,6 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     )
     if _EVAL_ONLY.value:
         return loop.evaluate(task, Path(_WEIGHTS.value))
-    if not _WORKDIR.value:
-        raise settings.ConfigError("Say where to write: --workdir runs/NAME.")
     workdir = Path(_WORKDIR.value)
     _keep_config(config, workdir)
     return loop.fit(task, run, workdir)
@@ -72,7 +76,7 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
 def _keep_config(config: dict[str, Any], workdir: Path) -> None:
     """Writes the settings into the workdir, or checks that they are those in it."""
     path = workdir / "config.json"
-    text = json.dumps(config, indent=2, sort_keys=True)
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     if path.exists() and not _CHANGE_CONFIG.value:
         old, new = _flatten(json.loads(path.read_text())), _flatten(json.loads(text))
         changes = [
@@ -88,7 +92,7 @@ def _keep_config(config: dict[str, Any], workdir: Path) -> None:
             )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+        path.write_text(text)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,7 +105,19 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _parse_flags(arguments: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(arguments)
+        _CONFIG.value.to_dict()  # Raises if there was no such file.
+        return rest
+    except AttributeError as error:
+        # What ml_collections raises for a setting that the recipe does not have.
+        reason = str(error).replace("\\n", " ").replace("\\'", "'")
+        sys.exit(f"train.py: --config has no such setting: {reason}")
+    except (flags.Error, OSError) as error:
+        # Where a recipe raises, the last line of the traceback says why.
+        sys.exit(f"train.py: {str(error).strip().splitlines()[-1].strip()}")
+
+
 if __name__ == "__main__":
-    # Orbax reports every step of every save otherwise; --verbosity=0 shows them.
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

@@ -8,14 +8,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import pytest
 
-from tests.reference import Reference
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-@pytest.fixture(scope="session")
-def reference():
-    """Reads a file of values that the original PyTorch code computed."""
-    return Reference
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Compiles a program once, although several tests begin the same run anew."""
+    directory = tmp_path_factory.getbasetemp().parent / "compilation_cache"
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

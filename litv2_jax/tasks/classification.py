@@ -129,7 +129,7 @@ class Classification:
             ConfigError: If a setting is unknown or impossible, or the data are absent.
         """
         self._settings = parse(Settings, values)
-        _check(self._settings)
+        check(self._settings)
         data = self._settings.data
         self._train, self._eval = (
             ImageSource(data.name, split, data.data_dir)
@@ -249,7 +249,8 @@ class Classification:
         draw_grid(list(batch["image"][:count]), captions, colors, path)
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Raises ConfigError if a value is impossible."""
     if settings.model.dtype not in ("float32", "bfloat16"):
         raise ConfigError(
             f"config.model.dtype is {settings.model.dtype!r}; use float32 or bfloat16."

@@ -36,7 +36,8 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Gives every device the same arrays, which every process must have alike."""
-        return jax.device_put(tree, self.replicated)
+        # Compiled, because `device_put` does not reach the devices of other processes.
+        return jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
 
     def replicate_shapes(self, tree: Any) -> Any:
         """Says of shapes and types that every device is to have the arrays whole."""

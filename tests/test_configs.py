@@ -1,0 +1,97 @@
+"""Every recipe and argument parses, and every one of its settings has a reader."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from litv2_jax import settings
+from litv2_jax.tasks import classification
+from litv2_jax.training.loop import RunSettings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ARGUMENTS = {
+    "imagenet": [
+        "litv2_s",
+        "litv2_m",
+        "litv2_b",
+        *(
+            f"litv2_s_alpha{a}"
+            for a in ("0.0", "0.2", "0.4", "0.5", "0.7", "0.9", "1.0")
+        ),
+    ],
+    "demo": ["digits"],
+}
+RECIPES = [
+    (path.stem, argument)
+    for path in sorted(CONFIGS.glob("*.py"))
+    for argument in ARGUMENTS.get(path.stem, [None])
+]
+
+
+def read(name, argument):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config(argument) if argument else module.get_config()
+    return config.to_dict()
+
+
+@pytest.mark.parametrize(("name", "argument"), RECIPES)
+def test_every_setting_has_a_reader(name, argument):
+    config = read(name, argument)
+    names = set(RunSettings.__annotations__)
+    run = settings.parse(RunSettings, {k: v for k, v in config.items() if k in names})
+    run.check(num_devices=8)
+    rest = {k: v for k, v in config.items() if k not in names}
+    task = settings.parse(classification.Settings, rest)
+    classification.check(task)
+    # A setting that is not one is refused, at every level.
+    for section in ("", "model", "data", "augment"):
+        changed = {k: dict(v) for k, v in rest.items()}
+        (changed[section] if section else changed)["no_setting"] = 1
+        with pytest.raises(settings.ConfigError, match="no_setting is not a setting"):
+            settings.parse(classification.Settings, changed)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "demo"])
+def test_unknown_arguments_are_refused(name):
+    with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):
+        read(name, "litv2_xl")
+
+
+@pytest.mark.parametrize("model", ["litv2_s", "litv2_m", "litv2_b"])
+def test_imagenet_recipes_are_the_published_ones(model):
+    from tests.reference import read_json
+
+    recipe = read_json("recipe.json")[model]
+    config = read("imagenet", model)
+    original = recipe["config"]
+    assert config["epochs"] == recipe["raw_train"]["EPOCHS"]
+    assert config["batch_size"] == recipe["total_batch"]
+    assert config["model"]["drop_path_rate"] == recipe["drop_path_rate"]
+    assert config["augment"]["mixup"] == original["AUG"]["MIXUP"]
+    assert config["augment"]["cutmix"] == original["AUG"]["CUTMIX"]
+    assert config["augment"]["mixup_switch"] == original["AUG"]["MIXUP_SWITCH_PROB"]
+    smoothing = original["MODEL"]["LABEL_SMOOTHING"]
+    assert config["augment"]["label_smoothing"] == smoothing
+    check_optimizer(config["optimizer"], recipe["raw_train"])
+
+
+def test_the_384_recipe_is_the_published_one():
+    from tests.reference import read_json
+
+    recipe = read_json("recipe.json")["litv2_b_384"]
+    config = read("imagenet_384", None)
+    assert config["epochs"] == recipe["raw_train"]["EPOCHS"]
+    assert config["data"]["image_size"] == recipe["config"]["DATA"]["IMG_SIZE"]
+    check_optimizer(config["optimizer"], recipe["raw_train"])
+
+
+def check_optimizer(optimizer: dict, train: dict) -> None:
+    # The original's rates are for 512 images, too.
+    assert optimizer["base_batch_size"] == 512
+    assert optimizer["learning_rate"] == train["BASE_LR"]
+    assert optimizer["warmup_learning_rate"] == train["WARMUP_LR"]
+    assert optimizer["end_learning_rate"] == train["MIN_LR"]
+    assert optimizer["warmup_epochs"] == train["WARMUP_EPOCHS"]
+    assert optimizer["weight_decay"] == train["WEIGHT_DECAY"]
+    assert optimizer["clip_norm"] == train["CLIP_GRAD"]

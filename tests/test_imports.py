@@ -1,0 +1,92 @@
+"""The package's layers point one way; see CONTRIBUTING.md."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "litv2_jax"
+# What each layer may import of the package, beside itself.
+ALLOWED = {
+    "settings": set(),
+    "pictures": set(),
+    "ops": set(),
+    "augment": set(),
+    "metrics": set(),
+    "models": {"ops"},
+    "data": {"settings"},
+    "convert": {"models"},
+    "training": {"settings"},
+    "tasks": {
+        "models",
+        "ops",
+        "augment",
+        "data",
+        "metrics",
+        "pictures",
+        "settings",
+        "training",
+    },
+    "pretrained": {"models", "convert", "training"},
+    "predict": {"pretrained", "augment", "data", "pictures"},
+    "__init__": {"models", "convert", "pretrained"},
+}
+# These build or check, but never run when a model is trained, evaluated or converted.
+FORBIDDEN = {"torch", "tensorflow", "timm", "sklearn", "yacs"}
+
+
+def imports(path: Path):
+    """Yields the modules that a file imports, and whether a function does it."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        is_inside = node not in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", is_inside
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, is_inside
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_layers_import_only_what_is_below_them(path):
+    layer = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] == "litv2_jax":
+            assert parts[1] in ALLOWED[layer] | {layer}, f"{layer} imports {name}"
+
+
+def test_tasks_see_only_the_interface_of_training():
+    for path in (PACKAGE / "tasks").glob("*.py"):
+        for name, _ in imports(path):
+            if name.startswith("litv2_jax.training"):
+                assert name.startswith("litv2_jax.training.task")
+
+
+@pytest.mark.parametrize("name", ["orbax", "tensorboardX"])
+def test_one_file_knows_each_of_these(name):
+    users = {
+        path.name
+        for path in PACKAGE.rglob("*.py")
+        for module, _ in imports(path)
+        if module.split(".")[0] == name
+    }
+    assert len(users) == 1
+
+
+def test_nothing_needs_pytorch_or_tensorflow():
+    programs = [ROOT / "train.py", ROOT / "convert_torch_weights.py"]
+    for path in [*PACKAGE.rglob("*.py"), *programs]:
+        for name, is_inside in imports(path):
+            is_builder = path.name == "digits.py" and is_inside
+            assert name.split(".")[0] not in FORBIDDEN or is_builder, path
+
+
+def test_recipes_are_tables():
+    for path in (ROOT / "configs").glob("*.py"):
+        names = {name.split(".")[0] for name, _ in imports(path)}
+        assert names == {"ml_collections"}, path

@@ -1,0 +1,41 @@
+"""The parameters of each variant, written down, so that no change goes unnoticed.
+
+After a wanted change: python -m tests.test_parameters
+"""
+
+from pathlib import Path
+
+import jax
+import pytest
+from flax import nnx
+
+from litv2_jax import models
+from litv2_jax.training.optimizer import decays
+
+FOLDER = Path(__file__).parent / "parameters"
+VARIANTS = ["litv2_s", "litv2_m", "litv2_b"]
+
+
+def describe(name: str) -> str:
+    model = nnx.eval_shape(lambda: models.create_model(name, rngs=nnx.Rngs(0)))
+    state = nnx.to_pure_dict(nnx.state(model))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    is_decayed = dict(jax.tree_util.tree_flatten_with_path(decays(params))[0])
+    lines = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        decay = {True: "decay", False: "no decay", None: "statistic"}
+        lines.append(
+            f"{'/'.join(str(key.key) for key in path)} {tuple(leaf.shape)} "
+            f"{leaf.dtype} {decay[is_decayed.get(path)]}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_those_written_down(name):
+    assert describe(name) == (FOLDER / f"{name}.txt").read_text()
+
+
+if __name__ == "__main__":
+    for variant in VARIANTS:
+        (FOLDER / f"{variant}.txt").write_text(describe(variant))

@@ -1,0 +1,56 @@
+"""What a user meets who starts `train.py`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DIGITS = "--config=configs/demo.py:digits"
+
+
+def start(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "train.py", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Flag --config must have a value"),
+        ([DIGITS], "Add --workdir FOLDER to the command."),
+        ([DIGITS, "--eval-only"], "Add --weights FOLDER to the command."),
+        (["--config=configs/demo.py:letters"], "No recipe for 'letters'"),
+        (["--config=configs/absent.py"], "No such file or directory"),
+        ([DIGITS, "--config.batchsize=8"], 'Did you mean "batch_size"'),
+        ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
+        ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
+        ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
+        ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
+    ],
+)
+def test_mistakes_are_answered_with_a_sentence(arguments, message):
+    result = start(*arguments)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("train.py: ")
+    assert message in last
+    assert "Traceback" not in result.stderr
+
+
+def test_a_workdir_with_other_settings_is_refused(tmp_path):
+    settings = {"seed": 1, "model": {"name": "litv2_b"}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    result = start(DIGITS, f"--workdir={tmp_path}")
+    assert result.returncode == 1
+    assert "config.model.name was litv2_b, is litv2_s" in result.stderr
+    assert "config.seed was 1, is 0" in result.stderr
+    assert "--change-config" in result.stderr
+    assert json.loads((tmp_path / "config.json").read_text()) == settings

@@ -1,0 +1,184 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint import find_checkpoint, load_weights
+from litv2_jax.training.devices import Devices
+from litv2_jax.training.loop import TrainingError, evaluate, fit
+from litv2_jax.training.step import split_state
+from tests.training.toy import Toy, toy_run
+
+
+def read_rows(workdir, kind):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def read_weights(task, checkpoint):
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    return load_weights(checkpoint, *split_state(model))
+
+
+class Wrapper:
+    """A task with some of its methods replaced."""
+
+    def __init__(self, task, **methods):
+        self._task = task
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+
+class InterruptedError(Exception):
+    pass
+
+
+def stop_before(task, step):
+    """A task whose data break off, as if the process had been killed."""
+
+    def train_batches(start_step):
+        batches = iter(task.train_batches(start_step))
+        for _ in range(start_step, step - 1):
+            yield next(batches)
+        raise InterruptedError
+
+    return Wrapper(task, train_batches=train_batches)
+
+
+@pytest.mark.parametrize("step", [3, 5, 7, 12])
+def test_resuming_equals_never_stopping_bit_for_bit(tmp_path, step):
+    task, run = Toy(), toy_run()
+    fit(task, run, tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        fit(stop_before(task, step), run, tmp_path / "parts")
+    fit(task, run, tmp_path / "parts")
+
+    for kind in ("train", "eval"):
+        # What was logged after the last checkpoint has been forgotten.
+        whole, parts = (read_rows(tmp_path / n, kind) for n in ("whole", "parts"))
+        assert whole == parts
+    for whole, parts in zip(
+        jax.tree.leaves(read_weights(task, tmp_path / "whole/checkpoints/12")),
+        jax.tree.leaves(read_weights(task, tmp_path / "parts/checkpoints/12")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(whole, parts)
+
+
+def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
+    task, run = Toy(), toy_run()
+    with pytest.raises(InterruptedError):
+        fit(stop_before(task, 7), run, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "kind": "tr')
+    fit(task, run, tmp_path)
+    assert [row["step"] for row in read_rows(tmp_path, "train")] == [*range(1, 13)]
+
+
+@pytest.mark.parametrize("counts", [(8, 2), (1, 8)])
+def test_a_run_resumes_on_another_number_of_devices(tmp_path, counts):
+    task, run = Toy(), toy_run()
+    first, second = (Devices(jax.devices()[:count]) for count in counts)
+    fit(task, run, tmp_path / "whole", first)
+    with pytest.raises(InterruptedError):
+        fit(stop_before(task, 6), run, tmp_path / "parts", first)
+    fit(task, run, tmp_path / "parts", second)
+    whole, parts = (
+        [row["loss"] for row in read_rows(tmp_path / name, "train")]
+        for name in ("whole", "parts")
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    task, run = Toy(), toy_run()
+    results = fit(task, run, tmp_path)
+    assert "epoch 3, step 12: top1" in capsys.readouterr().out
+
+    assert fit(task, run, tmp_path) == results
+    assert f"The run in {tmp_path} is finished, at step 12" in capsys.readouterr().out
+
+
+def test_a_run_is_logged_and_drawn(tmp_path):
+    task, run = Toy(), toy_run()
+    results = fit(task, run, tmp_path)
+    rows = read_rows(tmp_path, "eval")
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert rows[-1]["top1"] == results["top1"]
+    names = {"step", "kind", "loss", "draw", "learning_rate", "grad_norm"}
+    assert {frozenset(row) for row in read_rows(tmp_path, "train")} == {
+        frozenset(names)
+    }
+    assert (tmp_path / "report/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report/predictions.png").read_text() == "(16, 2) (16,)"
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_rows_are_means_over_the_steps_between_them(tmp_path):
+    fit(Toy(), toy_run(), tmp_path / "each")
+    fit(Toy(), toy_run(log_every_steps=2), tmp_path / "pairs")
+    each, pairs = (
+        [row["loss"] for row in read_rows(tmp_path / name, "train")]
+        for name in ("each", "pairs")
+    )
+    np.testing.assert_allclose(pairs, np.reshape(each, (-1, 2)).mean(1), rtol=1e-6)
+
+
+def test_every_step_draws_anew(tmp_path):
+    fit(Toy(), toy_run(), tmp_path / "0")
+    fit(Toy(), toy_run(seed=1), tmp_path / "1")
+    draws = [row["draw"] for n in "01" for row in read_rows(tmp_path / n, "train")]
+    assert len(set(draws)) == len(draws) == 24
+
+
+def test_evaluation_counts_every_example_once(tmp_path):
+    """Whatever the batch size: 40 examples fill 2.5 batches of 16."""
+    fit(Toy(), toy_run(), tmp_path)
+    results = [evaluate(Toy(batch_size=size), tmp_path) for size in (8, 16, 40, 48)]
+    for result in results:
+        assert result["num_images"] == 40
+        assert result["top1"] == results[0]["top1"]
+        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    task = Toy()
+
+    def loss(model, batch, rngs):
+        value, scalars = task.loss(model, batch, rngs)
+        is_sixth = model.norm.num_batches[...] == 6
+        return jnp.where(is_sixth, jnp.nan, value), scalars
+
+    with pytest.raises(TrainingError, match="The loss is nan at step 6, at a learning"):
+        fit(Wrapper(task, loss=loss), toy_run(), tmp_path)
+    assert find_checkpoint(tmp_path).name == "4"
+
+
+def test_training_starts_from_given_weights(tmp_path):
+    fit(Toy(), toy_run(), tmp_path / "first")
+    rates = ("learning_rate", "warmup_learning_rate", "end_learning_rate")
+    frozen = {f"optimizer.{name}": 1e-12 for name in rates}
+    run = toy_run(weights=str(tmp_path / "first"), epochs=1.0, **frozen)
+    fit(Toy(), run, tmp_path / "second")
+
+    expected, _ = read_weights(Toy(), tmp_path / "first")
+    actual, _ = read_weights(Toy(), tmp_path / "second")
+    for ours, theirs in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    with pytest.raises(InterruptedError):
+        fit(stop_before(Toy(), 6), toy_run(), tmp_path)
+    with pytest.raises(ConfigError) as error:
+        fit(Toy(hidden=9), toy_run(), tmp_path)
+    message = str(error.value)
+    assert "head/kernel: (8, 2) in the checkpoint, (9, 2) in the model" in message
+    assert "It was made for {'name': 'toy', 'hidden': 8}" in message
