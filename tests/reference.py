@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -80,9 +81,16 @@ def differentiate(function, module: nnx.Module, *inputs):
 
 
 class Reference:
-    """One file of tests/golden; large arrays are kept as samples."""
+    """One file of tests/golden; large arrays are kept as samples.
+
+    Attributes:
+        measured: Every difference asked for so far, with the size of what it is from.
+    """
+
+    measured: ClassVar[dict[str, tuple[float, float]]] = {}
 
     def __init__(self, name: str):
+        self._name = name
         self._arrays = np.load(GOLDEN / f"{name}.npz")
         self.meta = json.loads(str(self._arrays["meta"]))
         self.cases = self.meta.get("cases", {})
@@ -105,24 +113,27 @@ class Reference:
 
     def difference(self, key: str, actual) -> float:
         """Returns the largest absolute difference, from float64 values if there are."""
-        actual = np.asarray(actual, np.float64)
-        if f"{key}/sample" not in self._arrays:
-            double = f"{key}_f64"
-            expected = self._arrays[double if double in self._arrays else key]
+        expected, actual = self._expected(key), np.asarray(actual, np.float64)
+        if f"{key}/sample" in self._arrays:
+            assert actual.shape == tuple(self._arrays[f"{key}/shape"]), key
+            # What lies between the samples shows in the sum of squares.
+            square = self._arrays[f"{key}/stats"][3]
+            total = np.square(actual).sum()
+            np.testing.assert_allclose(total, square, rtol=1e-4, atol=1e-9)
+            actual = _sample(actual, len(expected))
+        elif "/grad/" in key and expected.ndim == 1:
             # Some gradients are stored as a sample without the shape.
-            if "/grad/" in key and expected.ndim == 1:
-                actual = _sample(actual, len(expected))
-            assert actual.shape == expected.shape, key
-            return float(np.abs(actual - expected).max())
-        assert actual.shape == tuple(self._arrays[f"{key}/shape"]), key
-        suffix = "sample_f64" if f"{key}/sample_f64" in self._arrays else "sample"
-        expected = self._arrays[f"{key}/{suffix}"]
-        # What lies between the samples shows in the sum of squares.
-        square = self._arrays[f"{key}/stats"][3]
-        np.testing.assert_allclose(
-            np.square(actual).sum(), square, rtol=1e-4, atol=1e-9
-        )
-        return float(np.abs(_sample(actual, len(expected)) - expected).max())
+            actual = _sample(actual, len(expected))
+        assert actual.shape == expected.shape, key
+        difference = float(np.abs(actual - expected).max())
+        self.measured[f"{self._name}/{key}"] = difference, self.scale(key)
+        return difference
+
+    def _expected(self, key: str) -> np.ndarray:
+        for name in (f"{key}/sample_f64", f"{key}/sample", f"{key}_f64", key):
+            if name in self._arrays:
+                return self._arrays[name]
+        raise KeyError(key)
 
     def scale(self, key: str) -> float:
         """Returns the largest absolute value."""
