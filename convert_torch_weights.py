@@ -24,6 +24,11 @@ from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import save_weights
 from litv2_jax.training.step import split_state
 
+_HEADS_UNKNOWN = (
+    "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
+    "--window-sizes if they are not 0 0 2 1."
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Converts as the command line says; exits with 1 and a sentence if it cannot."""
@@ -84,6 +89,8 @@ def _from_torch(options: argparse.Namespace) -> None:
             f"file's {num_classes}. It has to be trained."
         )
     print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
+    if not description["are_heads_known"]:
+        print(f"{_HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
 
 
 def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str, Any]:
@@ -93,21 +100,17 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
     config = read_torch_config(options.source)
     sizes = {**identify.read_sizes(config), **given}
     name = options.model or identify.recognise_variant(shapes)
+    are_heads_known = True
     if name is None:
-        found = identify.read_architecture(shapes)
-        if found is None:
-            raise ConfigError(
-                f"{options.source} is not a LITv2 classifier: its arrays are called "
-                f"{', '.join(list(shapes)[:3])} and so on."
-            )
-        if "num_heads" not in sizes:
-            raise ConfigError(
-                f"{options.source} is {found}. Shapes do not tell the number of heads: "
-                "add --num-heads and --alpha, and --window-sizes if they are not 0 0 "
-                "2 1."
-            )
         name = "litv2_s"
-        sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
+        found = _read_architecture(options.source, shapes)
+        are_heads_known = "num_heads" in sizes
+        if are_heads_known:
+            sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
+        else:
+            sizes = identify.sizes_with_shapes(found)
+            if sizes is None or given:
+                raise ConfigError(f"{options.source} is {found}. {_HEADS_UNKNOWN}")
     image_size = config.get("DATA", {}).get("IMG_SIZE", 224)
     if name == "litv2_b" and image_size == 384 and not options.model:
         name = "litv2_b_384"
@@ -116,6 +119,7 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
     num_classes = options.num_classes or identify.num_classes_of(shapes)
     return {
         "model": {"name": name, "num_classes": num_classes, **sizes},
+        "are_heads_known": are_heads_known,
         # The original squeezes the whole image at 384 pixels, and crops at 224.
         "input": {
             "image_size": image_size,
@@ -123,6 +127,16 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
         },
         "class_names": "imagenet" if num_classes == 1000 else [],
     }
+
+
+def _read_architecture(source: Path, shapes: identify.Shapes) -> identify.Architecture:
+    found = identify.read_architecture(shapes)
+    if found is None:
+        raise ConfigError(
+            f"{source} is not a LITv2 classifier: its arrays are called "
+            f"{', '.join(list(shapes)[:3])} and so on."
+        )
+    return found
 
 
 def _to_torch(options: argparse.Namespace) -> None:
@@ -159,6 +173,8 @@ def _summarise(description: dict[str, Any], entries: list[Entry]) -> str:
     params = [e for e in entries if isinstance(e.variable, nnx.Param)]
     count = sum(math.prod(entry.torch_shape) for entry in params)
     sizes = {k: v for k, v in description["model"].items() if k != "name"}
+    if not description.get("are_heads_known", True):
+        sizes |= dict.fromkeys(("num_heads", "window_sizes", "alpha"), "unknown")
     settings = ", ".join(f"{key} {value}" for key, value in sizes.items())
     name = description["model"]["name"]
     return f"{name} ({settings}), {len(entries)} arrays, {count:,} parameters"

@@ -16,6 +16,7 @@ from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize
 from litv2_jax.data.imagenet import center_crop
 from litv2_jax.pictures import draw_grid
+from litv2_jax.settings import ConfigError
 
 _BATCH_SIZE = 16
 
@@ -69,9 +70,16 @@ def predict(
         images: RGB, of any size.
 
     Raises:
-        ConfigError: If there is no checkpoint.
+        ConfigError: If there is no checkpoint, or it does not say how many heads its
+            model has.
     """
     description = pretrained.describe(weights)
+    if not description.get("are_heads_known", True):
+        raise ConfigError(
+            f"{weights} does not say how many heads its model has, because the file it "
+            "was converted from did not: convert that again with --num-heads and "
+            "--alpha."
+        )
     model = pretrained.create_model(
         **description["model"], rngs=nnx.Rngs(0), weights=weights
     )

@@ -1,6 +1,7 @@
 """Recognises a model by the shapes of its arrays, and explains why two do not fit."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -55,6 +56,30 @@ def read_architecture(shapes: Shapes) -> Architecture | None:
     depths = tuple(sum(stage == i for stage, _ in blocks) for i in stages)
     low_dims = tuple(_low_dim(shapes, f"layers.{i}.blocks.0.attn.") for i in stages)
     return Architecture(shapes["patch_embed.proj.weight"][0], depths, low_dims)
+
+
+def sizes_with_shapes(found: Architecture) -> dict[str, Any] | None:
+    """Returns arguments of `create_model` that give an architecture's shapes.
+
+    The numbers of heads are the smallest that do: the weights fit, but the attention
+    need not be the one that they were trained with. None if no alpha fits all stages.
+    """
+    dims = BackboneConfig(embed_dim=found.embed_dim, num_heads=(1, 1, 1, 1)).dims
+    num_heads, window_sizes, alpha = [], [], 0.0
+    for dim, low in zip(dims, found.low_dims, strict=True):
+        is_split = 0 <= low < dim
+        num_heads.append(dim // math.gcd(dim, low) if is_split else 1)
+        window_sizes.append(2 if is_split else int(low == dim))
+        # A little above the share, which rounding must not take below it.
+        alpha = max(alpha, low / dim + 1e-6) if is_split else alpha
+    sizes = {
+        "embed_dim": found.embed_dim,
+        "depths": found.depths,
+        "num_heads": tuple(num_heads),
+        "window_sizes": tuple(window_sizes),
+        "alpha": alpha,
+    }
+    return sizes if architecture_of(BackboneConfig(**sizes)) == found else None
 
 
 def _low_dim(shapes: Shapes, attention: str) -> int:

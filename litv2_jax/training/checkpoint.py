@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from litv2_jax.settings import ConfigError
@@ -125,6 +126,8 @@ def load_weights(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
     )
     model = ocp.load_checkpointables(str(path), {"model": like})["model"]
+    # New arrays, because those that Orbax made are bound to their device.
+    model = jax.tree.map(jnp.asarray, jax.device_get(model))
     return model["params"], model["stats"]
 
 

@@ -1,0 +1,95 @@
+"""The examples of README.md and docs/ run as they stand."""
+
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+import convert_torch_weights
+import litv2_jax
+from litv2_jax.convert.torch_file import write_torch_checkpoint
+from tests.reference import GOLDEN
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["README.md", "docs/conversion.md", "docs/parity.md", "docs/training.md"]
+
+
+def code(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text()
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Has the files that the examples speak of."""
+    folder = tmp_path_factory.mktemp("docs")
+    model = litv2_jax.create_model("litv2_s", rngs=nnx.Rngs(0))
+    arrays = litv2_jax.to_torch_state_dict(model)
+    write_torch_checkpoint(folder / "litv2_s.pth", arrays)
+    tiny = GOLDEN / "litv2_tiny_checkpoint_bare.pth"
+    convert_torch_weights.main([str(tiny), str(folder / "weights" / "tiny")])
+    return folder
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code(page, "python")])
+def test_examples_in_python_run(page, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    exec("\n".join(code(page, "python")), {})
+
+
+def commands() -> list[list[str]]:
+    blocks = "\n".join(block for page in PAGES for block in code(page, "bash"))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@pytest.fixture(scope="module")
+def flags_of_train():
+    """The flags that train.py says it has."""
+    command = [sys.executable, "train.py", "--config=configs/cifar10.py", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return set(re.findall(r"--(?:\[no\])?([\w-]+)", result.stdout))
+
+
+def test_commands_of_train_name_recipes_and_flags_that_exist(flags_of_train):
+    found = [words for words in commands() if "train.py" in words]
+    assert len(found) >= 6
+    for words in found:
+        flags = [word for word in words if word.startswith("--")]
+        flags = flags[words[0] == "srun" :]  # The first is srun's own.
+        for flag in flags:
+            assert flag.removeprefix("--") in flags_of_train, words
+        path, _, argument = words[words.index("--config") + 1].partition(":")
+        recipe = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        recipe.get_config(*[argument] * bool(argument))
+
+
+def test_make_knows_the_targets():
+    targets = {
+        words[1] for words in commands() if words[0] == "make" and len(words) == 2
+    }
+    assert targets == {"demo", "test"}
+    makefile = (ROOT / "Makefile").read_text()
+    for target in targets:
+        assert f"\n{target}: install" in makefile
+
+
+def test_options_of_the_converter_exist():
+    source = (ROOT / "convert_torch_weights.py").read_text()
+    page = (ROOT / "docs" / "conversion.md").read_text()
+    options = set(re.findall(r"--[a-z][a-z-]+", page))
+    assert len(options) >= 8
+    for option in options:
+        assert f'"{option}"' in source, option
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in [*PAGES, "CONTRIBUTING.md"]:
+        text = (ROOT / page).read_text()
+        for target in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert ((ROOT / page).parent / target).exists(), (page, target)
