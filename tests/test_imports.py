@@ -29,7 +29,7 @@ ALLOWED = {
         "training",
     },
     "pretrained": {"models", "convert", "training"},
-    "predict": {"pretrained", "augment", "data", "pictures"},
+    "predict": {"pretrained", "settings", "augment", "data", "pictures"},
     "__init__": {"models", "convert", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
