@@ -7,6 +7,7 @@ python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weigh
 
 import dataclasses
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,22 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from litv2_jax import settings, tasks
-from litv2_jax.training import devices, loop
+from litv2_jax.settings import ConfigError
+from litv2_jax.training import devices, evaluation, loop
+from litv2_jax.training.checkpoint import CheckpointError
+from litv2_jax.training.dry_run import describe_run
+from litv2_jax.training.log import announce
+
+# Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
+# shells and schedulers report of a process that SIGTERM ends.
+STOPPED = 128 + signal.SIGTERM
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to run.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder for checkpoints, logs and the report."
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry-run", False, "Say what the run would take; train and write nothing."
 )
 _EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
 _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
@@ -45,16 +57,19 @@ def main(argv: list[str]) -> None:
     devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     try:
         results = _run(_CONFIG.value.to_dict())
-    except (settings.ConfigError, loop.TrainingError, OSError) as error:
+    except loop.StoppedError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        sys.exit(STOPPED)
+    except (ConfigError, loop.TrainingError, CheckpointError, OSError) as error:
         sys.exit(f"train.py: {error}")
-    if jax.process_index() == 0:
+    if results and jax.process_index() == 0:
         print(", ".join(f"{name} {value:.6g}" for name, value in results.items()))
 
 
 def _run(config: dict[str, Any]) -> dict[str, float]:
     given = _WEIGHTS if _EVAL_ONLY.value else _WORKDIR
-    if not given.value:
-        raise settings.ConfigError(f"Add --{given.name} FOLDER to the command.")
+    if not given.value and not _DRY_RUN.value:
+        raise ConfigError(f"Add --{given.name} FOLDER to the command.")
     names = {field.name for field in dataclasses.fields(loop.RunSettings)}
     run = settings.parse(
         loop.RunSettings, {k: v for k, v in config.items() if k in names}
@@ -66,8 +81,11 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         batch_size=run.batch_size,
         seed=run.seed,
     )
+    if _DRY_RUN.value:
+        announce(describe_run(task, run))
+        return {}
     if _EVAL_ONLY.value:
-        return loop.evaluate(task, Path(_WEIGHTS.value))
+        return evaluation.evaluate(task, Path(_WEIGHTS.value))
     workdir = Path(_WORKDIR.value)
     _keep_config(config, workdir)
     return loop.fit(task, run, workdir)
@@ -85,7 +103,7 @@ def _keep_config(config: dict[str, Any], workdir: Path) -> None:
             if old.get(name) != new.get(name)
         ]
         if changes:
-            raise settings.ConfigError(
+            raise ConfigError(
                 f"{workdir} holds a run with other settings: {'; '.join(changes)}. "
                 "Name another workdir, or add --change-config to go on with the new "
                 "ones."

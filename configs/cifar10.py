@@ -14,8 +14,13 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.epochs = 100.0
     config.batch_size = 256  # Over all devices.
+    config.accumulation_steps = 1  # Parts of a batch, one after the other.
+    config.batch_norm_group_size = 0  # The whole batch.
+    config.remat = "none"  # Or blocks: slower, in less memory.
     config.eval_every_epochs = 1.0
+    config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 50
+    config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
 
     config.model = ConfigDict()

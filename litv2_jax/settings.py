@@ -76,6 +76,12 @@ def check_positive(value: float, name: str) -> None:
         raise ConfigError(f"{name} is {value} but must be above 0.")
 
 
+def check_not_negative(value: float, name: str) -> None:
+    """Raises ConfigError if the value is below zero."""
+    if value < 0:
+        raise ConfigError(f"{name} is {value} but must be 0 or above.")
+
+
 def check_share(value: float, name: str) -> None:
     """Raises ConfigError unless the value is within [0, 1]."""
     if not 0 <= value <= 1:

@@ -11,7 +11,8 @@ from configs import demo
 from litv2_jax import settings, tasks
 from litv2_jax.training.checkpoint import load_weights
 from litv2_jax.training.devices import Devices
-from litv2_jax.training.loop import RunSettings, evaluate, fit
+from litv2_jax.training.evaluation import evaluate
+from litv2_jax.training.loop import RunSettings, fit
 from litv2_jax.training.step import split_state
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 

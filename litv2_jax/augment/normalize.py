@@ -19,3 +19,10 @@ def normalize(images: jax.Array) -> jax.Array:
     """
     mean, std = (jnp.asarray(x)[None, None, None] for x in (MEAN, STD))
     return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def denormalize(images: jax.Array) -> jax.Array:
+    """Undoes `normalize`, to look at images: [B, H, W, 3] float to uint8."""
+    mean, std = (jnp.asarray(x)[None, None, None] for x in (MEAN, STD))
+    pixels = jnp.rint((images * std + mean) * 255)
+    return jnp.clip(pixels, 0, 255).astype(jnp.uint8)

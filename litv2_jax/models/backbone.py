@@ -13,6 +13,9 @@ from litv2_jax.models.merging import DeformableTokenMerging
 
 NUM_STAGES = 4
 
+# What training may compute a second time, to save memory.
+REMAT = ("none", "blocks")
+
 
 @dataclasses.dataclass(frozen=True)
 class BackboneConfig:
@@ -92,11 +95,37 @@ class Stage(nnx.Module):
                 for rate in config.drop_path_rates[index]
             ]
         )
+        self.remat = "none"
+
+    def set_view(self, remat: str | None = None):
+        """Lets `nnx.view` choose.
+
+        Args:
+            remat: What training computes a second time rather than keeps: `none`, or
+                `blocks`, of which only the inputs are kept.
+        """
+        if remat not in (None, *REMAT):
+            raise ValueError(f"remat={remat!r} is unknown; use {' or '.join(REMAT)}.")
+        self.remat = remat or self.remat
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         for block in self.blocks:
-            x = block(x, rngs)
+            # A key of its own, so that what is drawn does not depend on `remat`.
+            key = None if rngs is None else rngs.dropout()
+            if self.remat == "blocks":
+                x = jax.checkpoint(_run_block)(*nnx.split(block), x, key)
+            else:
+                x = block(x, _as_stream(key))
         return x
+
+
+def _run_block(graphdef, state, x: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Calls a block, as a pure function such as `jax.checkpoint` requires."""
+    return nnx.merge(graphdef, state)(x, _as_stream(key))
+
+
+def _as_stream(key: jax.Array | None) -> nnx.Rngs | None:
+    return None if key is None else nnx.Rngs(dropout=key)
 
 
 class Backbone(nnx.Module):

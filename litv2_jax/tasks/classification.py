@@ -29,11 +29,12 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.augment.mixing import mix_batch, smooth_labels
-from litv2_jax.augment.normalize import normalize
+from litv2_jax.augment.normalize import denormalize, normalize
 from litv2_jax.data import pipeline
 from litv2_jax.data.imagenet import EvalTransform, TrainTransform
 from litv2_jax.data.tfds_source import ImageSource
 from litv2_jax.metrics.accuracy import Accuracy
+from litv2_jax.models.flops import count_flops
 from litv2_jax.pictures import draw_grid
 from litv2_jax.settings import ConfigError, check_positive, check_share, parse
 from litv2_jax.training.task import Batch
@@ -150,6 +151,18 @@ class Classification:
             "class_names": self._class_names,
         }
 
+    def facts(self) -> dict[str, str]:
+        """Returns names and sizes of the model and the data."""
+        data = self._settings.data
+        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        flops = count_flops(model, data.image_size).corrected
+        return {
+            "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
+            f"image of {data.image_size}x{data.image_size}",
+            "data": f"{data.name}, {len(self._train):,} images to train on, "
+            f"{len(self._eval):,} to evaluate, {len(self._class_names):,} classes",
+        }
+
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
         settings = self._settings.model
@@ -232,6 +245,17 @@ class Classification:
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""
         return Accuracy()
+
+    def draw_inputs(self, batch: Batch, path: Path) -> None:
+        """Draws images as `augment` left them, with the larger shares of the target."""
+        images = np.asarray(denormalize(batch["image"]))
+        captions = []
+        for target in np.asarray(batch["target"]):
+            best = [k for k in np.argsort(-target)[:2] if target[k] > 0.1]
+            captions.append(
+                ", ".join(f"{self._class_names[k]} ({target[k]:.0%})" for k in best)
+            )
+        draw_grid(list(images), captions, ["black"] * len(images), path)
 
     def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
         """Draws up to 32 images with what they are taken for, mistakes in red."""

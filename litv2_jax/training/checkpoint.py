@@ -4,7 +4,8 @@ A checkpoint holds `model` (weights and running statistics), `optimizer` (moment
 the step; absent in converted weights) and a description of the model in JSON.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ from litv2_jax.training.step import TrainState
 _FORMAT = 1
 
 
+class CheckpointError(RuntimeError):
+    """A checkpoint that could not be written."""
+
+
 class Checkpoints:
-    """The checkpoints of a run: the latest, and the one with the best result."""
+    """The checkpoints of a run: the last two, and the one with the best result.
+
+    Of the last two, one is whole whatever happens while the other is being written.
+    """
 
     def __init__(self, directory: Path, best: str, description: dict[str, Any]):
         """Opens the directory, which need not exist.
@@ -29,11 +37,16 @@ class Checkpoints:
             best: Name of the result that is better when larger.
             description: Of the model, in JSON; saved with each checkpoint.
         """
+        self._directory = directory
         self._description = {"format": _FORMAT, "best": best, **description}
         policies = ocp.training.preservation_policies
         kept = [
-            policies.LatestN(1),
-            policies.BestN(get_metric_fn=lambda results: results[best], n=1),
+            policies.LatestN(2),
+            policies.BestN(
+                get_metric_fn=lambda results: results[best],
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
         ]
         self._checkpointer = ocp.training.Checkpointer(
             str(directory.absolute()),
@@ -42,14 +55,25 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: TrainState, results: Mapping[str, float]) -> None:
-        """Begins to save; the state may be overwritten as soon as this returns."""
-        self._checkpointer.save_checkpointables_async(
-            step,
-            _checkpointables(state),
-            force=True,
-            metrics=dict(results),
-            custom_metadata=self._description,
-        )
+        """Begins to save; the state may be overwritten as soon as this returns.
+
+        Args:
+            step: Updates made so far; a checkpoint of the same step is replaced.
+            state: What to save.
+            results: Of the evaluation at this step; empty if there was none.
+
+        Raises:
+            CheckpointError: If the one before could not be written, or this one.
+        """
+        with self._explain_failure():
+            self._checkpointer.save_checkpointables_async(
+                step,
+                _checkpointables(state),
+                force=True,
+                overwrite=True,
+                metrics=dict(results) or None,
+                custom_metadata=self._description,
+            )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, float]] | None:
         """Returns the latest state and its results, or None if there is none.
@@ -76,9 +100,25 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type | None, *_: object) -> None:
         """Waits until everything is saved."""
-        self._checkpointer.close()
+        if kind is CheckpointError:
+            return
+        with self._explain_failure():
+            self._checkpointer.close()
+
+    @contextlib.contextmanager
+    def _explain_failure(self) -> Iterator[None]:
+        try:
+            yield
+        # What TensorStore says comes as any of these.
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CheckpointError(
+                f"A checkpoint could not be written to {self._directory}: {reason}. "
+                "Those before it are whole: see that there is room and that the folder "
+                "can be written to, and start the same command again."
+            ) from error
 
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:

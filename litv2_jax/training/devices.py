@@ -1,11 +1,14 @@
 """The mesh and its two shardings: the only file that knows of several devices."""
 
 import os
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -51,8 +54,8 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     """Joins the other processes of the run, if there are any; call before using JAX.
 
     Args:
-        coordinator: Address `host:port` of process 0; "" joins those that `srun` or
-            `mpirun` started, or goes on alone.
+        coordinator: Address `host:port` of process 0; "" joins those that `srun`,
+            `mpirun` or an indexed job of Kubernetes started, or goes on alone.
         num_processes: Number of processes, where `coordinator` is given.
         process_id: Number of this process, where `coordinator` is given.
     """
@@ -60,5 +63,42 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         jax.distributed.initialize(coordinator, num_processes, process_id)
         return
     names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    if any(int(os.environ.get(name, "1")) > 1 for name in names):
+    is_started = any(int(os.environ.get(name, "1")) > 1 for name in names)
+    if is_started or "JOB_COMPLETION_INDEX" in os.environ:
         jax.distributed.initialize()
+
+
+class StopRequest:
+    """Whether the run was asked to stop, by SIGTERM or Ctrl-C; a context manager.
+
+    A second signal ends the process at once. Several processes agree on the step to
+    stop at, wherever the SIGTERM arrives; JAX listens for it there.
+
+    Attributes:
+        is_received: Whether a signal has come, in a run of one process.
+    """
+
+    def __init__(self):
+        self.is_received = False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        is_main = threading.current_thread() is threading.main_thread()
+        if jax.process_count() == 1 and is_main:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: object) -> None:
+        self.is_received = True
+        signal.signal(number, self._handlers[number])
+
+    def reached(self, step: int) -> bool:
+        """Returns whether to stop after this step; every process asks at every step."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.is_received

@@ -1,15 +1,19 @@
-"""What a run shows and writes: progress bar, metrics.jsonl, TensorBoard, curves."""
+"""What a run shows and writes: progress bar, metrics.jsonl, TensorBoard, report/."""
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import tensorboardX
-from matplotlib.figure import Figure
+from PIL import Image
 from tqdm import tqdm
+
+from litv2_jax.training.report import draw_curves, summarise
 
 
 class Log:
@@ -37,9 +41,11 @@ class Log:
         if not self._is_first:
             return
         self._workdir = workdir
+        self._report = workdir / "report"
         self._batch_size = batch_size
         self._every = every
         self._unwritten: list[Mapping[str, float]] = []
+        self._last_time = time.perf_counter()
         rows = [row for row in _read_rows(workdir) if row["step"] <= start_step]
         _replace_rows(workdir, rows)
         self._board = tensorboardX.SummaryWriter(
@@ -72,7 +78,18 @@ class Log:
         self._bar.update(self._batch_size)
         self._unwritten.append(scalars)
         if step % self._every == 0:
-            self._write_means(step)
+            self.write_means(step)
+
+    def write_skipped(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes a row about an update that was not made, and warns."""
+        if not self._is_first:
+            return
+        self._bar.update(self._batch_size)
+        # JSON knows no NaN.
+        row = {name: str(value) for name, value in scalars.items()}
+        self._append({"step": step, "kind": "skipped", **row})
+        self._board.add_scalar("train/skipped", 1, step)
+        tqdm.write(f"step {step} is left out, not being finite: {_format(scalars)}")
 
     def write_evaluation(
         self, step: int, epoch: float, results: Mapping[str, float]
@@ -80,34 +97,57 @@ class Log:
         """Writes a row and prints a line."""
         if not self._is_first:
             return
-        # A run that is resumed from here begins its means anew, and so do all.
-        self._write_means(step)
         self._write(step, "eval", results)
         tqdm.write(f"epoch {epoch:.4g}, step {step}: {_format(results)}")
 
-    def draw(self, draw_examples: Callable[[Path], None]) -> None:
-        """Draws `report/curves.png`, and `report/predictions.png` by the function."""
+    def draw(self, name: str, draw_to: Callable[[Path], None]) -> None:
+        """Draws `report/NAME.png` by the function, and shows it in TensorBoard."""
         if not self._is_first:
             return
-        report = self._workdir / "report"
-        report.mkdir(exist_ok=True)
-        _draw_curves(_read_rows(self._workdir), report / "curves.png")
-        draw_examples(report / "predictions.png")
-        tqdm.write(f"Drew {report}/curves.png and {report}/predictions.png.")
+        path = self._report / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        draw_to(path)
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        self._board.add_image(name, pixels, dataformats="HWC")
 
-    def _write_means(self, step: int) -> None:
-        if self._unwritten:
+    def report(
+        self, draw_examples: Callable[[Path], None], results: Mapping[str, float]
+    ) -> None:
+        """Writes `report/`: curves, predictions drawn by the function, a summary."""
+        if not self._is_first:
+            return
+        rows = _read_rows(self._workdir)
+        self.draw("curves", lambda path: draw_curves(rows, path))
+        self.draw("predictions", draw_examples)
+        (self._report / "summary.md").write_text(summarise(rows, results))
+        tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")
+
+    def write_means(self, step: int) -> None:
+        """Writes a row of the means since the last one, if there is anything to write.
+
+        Due at every checkpoint: a run that is resumed from it begins its means anew.
+        """
+        if self._is_first and self._unwritten:
             names = self._unwritten[0]
             count = len(self._unwritten)
             means = {n: sum(row[n] for row in self._unwritten) / count for n in names}
             self._unwritten = []
             self._write(step, "train", means)
+            now = time.perf_counter()
+            speed = count * self._batch_size / (now - self._last_time)
+            self._last_time = now
+            # Not a row of metrics.jsonl, which a repeated run has alike.
+            self._board.add_scalar("train/images_per_second", speed, step)
 
     def _write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-        with _rows_file(self._workdir).open("a") as file:
-            file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
+        self._append({"step": step, "kind": kind, **scalars})
         for name, value in scalars.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with _rows_file(self._workdir).open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 def announce(text: str) -> None:
@@ -141,26 +181,3 @@ def _replace_rows(workdir: Path, rows: list[dict[str, Any]]) -> None:
     temporary = _rows_file(workdir).with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, _rows_file(workdir))
-
-
-def _draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draws every scalar over the steps, training and evaluation together."""
-    skipped = {"step", "kind", "num_images"}
-    names = sorted({name for row in rows for name in row} - skipped)
-    columns = min(3, len(names))
-    figure = Figure(figsize=(4 * columns, 3 * -(-len(names) // columns)))
-    figure.set_layout_engine("constrained")
-    for i, name in enumerate(names):
-        axes = figure.add_subplot(-(-len(names) // columns), columns, i + 1)
-        for kind, style in (("train", "-"), ("eval", "o-")):
-            points = [
-                (row["step"], row[name])
-                for row in rows
-                if row["kind"] == kind and name in row
-            ]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=kind)
-        axes.set(title=name, xlabel="step")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=110)

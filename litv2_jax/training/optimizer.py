@@ -89,20 +89,16 @@ def create_schedules(
 
 def create_optimizer(
     settings: OptimizerSettings, schedules: tuple[optax.Schedule, optax.Schedule]
-) -> optax.GradientTransformation:
-    """Returns AdamW with clipping, decay of matrices alone, and slow offsets."""
-    schedule, offset_schedule = schedules
+) -> optax.GradientTransformationExtraArgs:
+    """Returns AdamW with clipping, decay of matrices alone, and slow offsets.
+
+    Its `update` takes the step of the run as `step`, which the rates are read at.
+    """
     return optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(settings.weight_decay, mask=decays),
-        optax.partition(
-            {
-                "offset": optax.scale_by_learning_rate(offset_schedule),
-                "other": optax.scale_by_learning_rate(schedule),
-            },
-            _labels,
-        ),
+        _scale_by_rates(*schedules),
     )
 
 
@@ -111,12 +107,28 @@ def decays(params: Any) -> Any:
     return jax.tree.map(lambda x: x.ndim >= 2, params)
 
 
-def _labels(params: Any) -> Any:
-    """Names the schedule of each array."""
+def _scale_by_rates(
+    schedule: optax.Schedule, offset_schedule: optax.Schedule
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by the negative learning rates.
 
-    def label(path: tuple, _: jax.Array) -> str:
-        names = [str(getattr(entry, "key", entry)) for entry in path]
-        # The bias of the offsets learns at the full rate in the original.
-        return "offset" if names[-2:] == ["offset", "kernel"] else "other"
+    Optax's own count the updates made; an update that was left out would delay them.
+    """
 
-    return jax.tree_util.tree_map_with_path(label, params)
+    def init(params: Any) -> Any:
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, **extra: Any):
+        step = extra["step"]
+        rate, offset_rate = (jnp.asarray(s(step)) for s in (schedule, offset_schedule))
+
+        def scale(path: tuple, x: jax.Array) -> jax.Array:
+            names = [str(getattr(entry, "key", entry)) for entry in path]
+            # The bias of the offsets learns at the full rate in the original.
+            is_offset = names[-2:] == ["offset", "kernel"]
+            return -(offset_rate if is_offset else rate) * x
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)

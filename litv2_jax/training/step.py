@@ -40,12 +40,17 @@ class TrainState:
         self,
         grads: dict[str, Any],
         stats: dict[str, Any],
-        optimizer: optax.GradientTransformation,
+        optimizer: optax.GradientTransformationExtraArgs,
+        is_applied: jax.Array,
     ) -> "TrainState":
-        """Returns the state after one more update."""
-        updates, opt_state = optimizer.update(grads, self.opt_state, self.params)
-        params: Any = optax.apply_updates(self.params, updates)
-        return TrainState(self.step + 1, params, stats, opt_state)
+        """Returns the state one step on, updated or with nothing else changed."""
+        updates, opt_state = optimizer.update(
+            grads, self.opt_state, self.params, step=self.step
+        )
+        params = optax.apply_updates(self.params, updates)
+        new, old = (params, stats, opt_state), (self.params, self.stats, self.opt_state)
+        kept: Any = jax.tree.map(lambda x, y: jnp.where(is_applied, x, y), new, old)
+        return TrainState(self.step + 1, *kept)
 
 
 def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -54,38 +59,87 @@ def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
+def create_graphdef(task: Task, **view: Any) -> nnx.GraphDef:
+    """Returns the static half of the task's model.
+
+    Args:
+        task: See there.
+        **view: What its layers are to do, as for `nnx.view`.
+    """
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    model = nnx.view(model, **view, raise_if_not_found=False)
+    return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
+
+
 def make_train_step(
     graphdef: nnx.GraphDef,
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
+    *,
+    accumulation_steps: int = 1,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
 
-    Its scalars are those of the task, `loss`, `grad_norm` and `learning_rate`.
+    Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate` and
+    `skipped`: an update whose loss or gradient is not finite is not made.
+
+    Args:
+        graphdef: Static half of the model, from `nnx.split(model, Param, BatchStat)`.
+        task: See there.
+        optimizer: From `create_optimizer`.
+        schedule: Learning rate by step, to report.
+        accumulation_steps: Equal parts of the batch whose gradients are taken one after
+            the other, in as much less memory, and averaged.
     """
+
+    def differentiate(params, stats, batch: Batch, key: jax.Array):
+        def loss_fn(params):
+            model = nnx.merge(graphdef, params, stats)
+            loss, scalars = task.loss(model, batch, nnx.Rngs(key))
+            return loss, ({**scalars, "loss": loss}, split_state(model)[1])
+
+        grads, (scalars, stats) = jax.grad(loss_fn, has_aux=True)(params)
+        return grads, stats, scalars
+
+    def accumulate(params, stats, batch: Batch, key: jax.Array):
+        def add_part(carry, part):
+            total, stats = carry
+            grads, stats, scalars = differentiate(params, stats, *part)
+            return (jax.tree.map(jnp.add, total, grads), stats), scalars
+
+        parts = jax.tree.map(lambda x: _split_rows(x, accumulation_steps), batch)
+        keys = jax.random.split(key, accumulation_steps)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (total, stats), scalars = jax.lax.scan(add_part, (zeros, stats), (parts, keys))
+        grads = jax.tree.map(lambda x: x / accumulation_steps, total)
+        return grads, stats, jax.tree.map(lambda x: x.mean(0), scalars)
 
     def step(state: TrainState, batch: Batch, key: jax.Array):
         # Folding in the step lets a resumed run draw what it would have drawn.
         augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = task.augment(batch, augment_key)
-
-        def loss_fn(params):
-            model = nnx.merge(graphdef, params, state.stats)
-            loss, scalars = task.loss(model, batch, nnx.Rngs(model_key))
-            return loss, (scalars, split_state(model)[1])
-
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (scalars, stats)), grads = grad_fn(state.params)
+        take = differentiate if accumulation_steps == 1 else accumulate
+        grads, stats, scalars = take(state.params, state.stats, batch, model_key)
+        norm = optax.tree.norm(grads)
+        is_finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm)
         scalars = {
             **scalars,
-            "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
             "learning_rate": schedule(state.step),
+            "skipped": ~is_finite,
         }
-        return state.apply(grads, stats, optimizer), scalars
+        return state.apply(grads, stats, optimizer, is_finite), scalars
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _split_rows(x: jax.Array, count: int) -> jax.Array:
+    """[B, ...] -> [count, B / count, ...], of neighbouring rows one to each part.
+
+    So every device has as many rows of each part as it has of the whole.
+    """
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
 
 def make_eval_step(

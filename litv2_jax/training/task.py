@@ -39,6 +39,10 @@ class Task(Protocol):
     best: str
     description: dict[str, Any]
 
+    def facts(self) -> dict[str, str]:
+        """Returns what there is to say of the model and the data, by name."""
+        ...
+
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
         ...
@@ -67,6 +71,10 @@ class Task(Protocol):
 
     def metric(self) -> Metric:
         """Returns an empty metric."""
+        ...
+
+    def draw_inputs(self, batch: Batch, path: Path) -> None:
+        """Draws the examples of a batch that `augment` returned."""
         ...
 
     def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:

@@ -71,3 +71,30 @@ def test_wrong_images_are_refused(images, message):
     model = create_model("litv2_s", rngs=nnx.Rngs(0), embed_dim=24)
     with pytest.raises(ValueError, match=message):
         model(images)
+
+
+def test_rematerialisation_changes_nothing_but_what_is_kept():
+    """Neither gradients nor which paths are dropped."""
+    sizes = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4)}
+    model = create_model("litv2_s", rngs=nnx.Rngs(0), drop_path_rate=0.5, **sizes)
+    model = nnx.view(model, deterministic=False, use_running_average=False)
+    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+
+    def differentiate(remat):
+        view = nnx.view(model, remat=remat)
+        graphdef, *states = nnx.split(view, nnx.Param, ...)
+        params, rest = (nnx.as_pure(state) for state in states)
+
+        def loss(params):
+            logits = nnx.merge(graphdef, params, rest)(images, rngs=nnx.Rngs(1))
+            return jnp.mean(logits**2)
+
+        program = jax.make_jaxpr(jax.grad(loss))(params)
+        return jax.jit(jax.grad(loss))(params), str(program).count("remat")
+
+    (kept, none), (again, some) = differentiate("none"), differentiate("blocks")
+    assert (none, some > 0) == (0, True)
+    for x, y in zip(*map(jax.tree.leaves, (kept, again)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6 * float(jnp.abs(x).max()) + 1e-9)
+    with pytest.raises(ValueError, match="remat='all' is unknown; use none or blocks"):
+        nnx.view(model, remat="all")

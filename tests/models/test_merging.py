@@ -120,3 +120,25 @@ def test_training_on_a_single_value_is_refused():
     norm = nnx.view(BatchNorm(4, rngs=nnx.Rngs(0)), use_running_average=False)
     with pytest.raises(ValueError, match=r"\[1, 1, 1, 4\] has one value per channel"):
         norm(jnp.ones((1, 1, 1, 4)))
+
+
+def test_statistics_of_groups_are_those_of_each_alone():
+    """As in the original, where a group is what one GPU has."""
+    layer = nnx.view(BatchNorm(3, rngs=nnx.Rngs(0)), use_running_average=False)
+    x = np.random.default_rng(0).standard_normal((6, 2, 5, 3)).astype(np.float32)
+    x *= np.arange(1, 7, dtype=np.float32)[:, None, None, None]
+
+    def run(x, group_size):
+        graphdef, state = nnx.split(nnx.view(layer, batch_norm_group_size=group_size))
+        module = nnx.merge(graphdef, jax.tree.map(jnp.copy, state))
+        return module(x), module.mean[...], module.var[...]
+
+    together, mean, var = run(x, 2)
+    alone = [run(part, 0) for part in np.split(x, 3)]
+    np.testing.assert_allclose(together, np.concatenate([y for y, _, _ in alone]))
+    np.testing.assert_allclose(mean, np.mean([m for _, m, _ in alone], 0), atol=1e-7)
+    np.testing.assert_allclose(var, np.mean([v for _, _, v in alone], 0), rtol=1e-6)
+    assert np.abs(run(x, 0)[0] - together).max() > 0.1
+    np.testing.assert_array_equal(run(x, 100)[0], run(x, 0)[0])
+    with pytest.raises(ValueError, match="6 images cannot be split into groups of 4"):
+        run(x, 4)

@@ -20,22 +20,22 @@ def small_state(value: float) -> TrainState:
     return TrainState(jnp.int32(value), {"w": array}, {"m": array}, (array,))
 
 
-def test_the_latest_and_the_best_checkpoint_are_kept(tmp_path):
+def test_the_last_two_and_the_best_checkpoint_are_kept(tmp_path):
     description = {"model": {"name": "x"}}
     with Checkpoints(tmp_path / "checkpoints", "top1", description) as checkpoints:
-        for step, top1 in enumerate([0.5, 0.9, 0.7, 0.8], start=1):
+        for step, top1 in enumerate([0.5, 0.9, 0.6, 0.7, 0.8], start=1):
             checkpoints.save(step, small_state(step), {"top1": top1})
     steps = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert steps == ["2", "4"]
+    assert steps == ["2", "4", "5"]
     assert find_checkpoint(tmp_path).name == "2"
     assert read_description(find_checkpoint(tmp_path))["model"] == {"name": "x"}
 
     like = Devices().replicate_shapes(jax.eval_shape(lambda: small_state(0)))
     with Checkpoints(tmp_path / "checkpoints", "top1", description) as checkpoints:
         state, results = checkpoints.restore(like)
-    assert int(state.step) == 4
+    assert int(state.step) == 5
     assert results == {"top1": 0.8}
-    np.testing.assert_array_equal(state.params["w"], [4, 4, 4])
+    np.testing.assert_array_equal(state.params["w"], [5, 5, 5])
 
 
 def test_saving_does_not_see_what_the_next_step_overwrites(tmp_path):

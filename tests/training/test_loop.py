@@ -1,4 +1,7 @@
+import itertools
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +12,8 @@ from flax import nnx
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import find_checkpoint, load_weights
 from litv2_jax.training.devices import Devices
-from litv2_jax.training.loop import TrainingError, evaluate, fit
+from litv2_jax.training.evaluation import Evaluator, evaluate
+from litv2_jax.training.loop import StoppedError, TrainingError, fit
 from litv2_jax.training.step import split_state
 from tests.training.toy import Toy, toy_run
 
@@ -117,7 +121,11 @@ def test_a_run_is_logged_and_drawn(tmp_path):
         frozenset(names)
     }
     assert (tmp_path / "report/curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "report/predictions.png").read_text() == "(16, 2) (16,)"
+    for name in ("predictions", "augmented"):
+        assert (tmp_path / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
+    summary = (tmp_path / "report/summary.md").read_text()
+    assert "12 updates, of which 0 were left out" in summary
+    assert f"| 12 | {results['top1']:.6g} |" in summary
     assert any((tmp_path / "tensorboard").iterdir())
 
 
@@ -148,17 +156,91 @@ def test_evaluation_counts_every_example_once(tmp_path):
         assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    task = Toy()
+def broken_at(task, *steps):
+    """A task whose loss is not finite at some updates; its data count them."""
+
+    def train_batches(start_step):
+        batches = iter(task.train_batches(start_step))
+        for step in itertools.count(start_step + 1):
+            batch = next(batches)
+            yield {**batch, "is_broken": np.full(len(batch["label"]), step in steps)}
 
     def loss(model, batch, rngs):
         value, scalars = task.loss(model, batch, rngs)
-        is_sixth = model.norm.num_batches[...] == 6
-        return jnp.where(is_sixth, jnp.nan, value), scalars
+        return jnp.where(batch["is_broken"].any(), jnp.nan, value), scalars
 
-    with pytest.raises(TrainingError, match="The loss is nan at step 6, at a learning"):
-        fit(Wrapper(task, loss=loss), toy_run(), tmp_path)
+    return Wrapper(task, train_batches=train_batches, loss=loss)
+
+
+def test_an_update_that_is_not_finite_is_left_out_and_told(tmp_path, capsys):
+    task = Toy()
+    # So that the run goes on from what it had at step 5.
+    fit(broken_at(task, 6, 7), toy_run(max_skipped_steps=2), tmp_path)
+
+    rows = read_rows(tmp_path, "skipped")
+    assert [(row["step"], row["loss"]) for row in rows] == [(6, "nan"), (7, "nan")]
+    assert "step 6 is left out, not being finite" in capsys.readouterr().out
+    assert [row["step"] for row in read_rows(tmp_path, "train")] == [
+        *range(1, 6),
+        *range(8, 13),
+    ]
+    rates = [row["learning_rate"] for row in read_rows(tmp_path, "train")]
+    fit(task, toy_run(), tmp_path / "whole")
+    whole = [row["learning_rate"] for row in read_rows(tmp_path / "whole", "train")]
+    assert rates == whole[:5] + whole[7:]
+    summary = (tmp_path / "report/summary.md").read_text()
+    assert "of which 2 were left out" in summary
+
+
+def test_nothing_changes_at_an_update_that_is_left_out(tmp_path):
+    """Neither weights nor statistics nor moments."""
+    run = toy_run(checkpoint_every_steps=1, max_skipped_steps=1)
+    with pytest.raises(TrainingError):
+        fit(broken_at(Toy(), 3, 4), run, tmp_path)
+    trees = [read_weights(Toy(), tmp_path / f"checkpoints/{step}") for step in (2, 3)]
+    for before, after in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_too_many_losses_in_a_row_that_are_not_finite_stop_the_run(tmp_path):
+    task = broken_at(Toy(), 2, 5, 6)
+    with pytest.raises(TrainingError, match="At step 6 the loss is nan and the grad"):
+        fit(task, toy_run(max_skipped_steps=1), tmp_path)
     assert find_checkpoint(tmp_path).name == "4"
+
+
+def test_checkpoints_between_evaluations(tmp_path):
+    """What is logged does not depend on where a run was stopped."""
+    run = toy_run(checkpoint_every_steps=3, log_every_steps=2, epochs=2.0)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(Toy(), run, whole)
+    with pytest.raises(InterruptedError):
+        fit(stop_before(Toy(), 8), run, parts)
+    # The last two are kept, and the best of those that were evaluated.
+    steps = {path.name for path in (parts / "checkpoints").iterdir()}
+    assert steps == {"4", "6"}
+    fit(Toy(), run, parts)
+    assert read_rows(whole, "train") == read_rows(parts, "train")
+
+
+def test_a_run_stopped_before_its_evaluation_makes_up_for_it(tmp_path):
+    task, run = Toy(), toy_run()
+
+    def evaluate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    fit(task, run, tmp_path / "whole")
+    original = Evaluator.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "__call__", evaluate)
+        with pytest.raises(StoppedError, match="with a checkpoint of step 4 of 12"):
+            fit(task, run, tmp_path / "parts")
+    assert Evaluator.__call__ is original
+    fit(task, run, tmp_path / "parts")
+    for kind in ("train", "eval"):
+        whole, parts = (read_rows(tmp_path / n, kind) for n in ("whole", "parts"))
+        assert whole == parts
 
 
 def test_training_starts_from_given_weights(tmp_path):

@@ -95,7 +95,9 @@ def test_offsets_alone_learn_at_their_own_rate():
     optimizer = create_optimizer(settings, schedules)
     params, _ = split_state(model)
     grads = jax.tree.map(jnp.ones_like, params)
-    updates, _ = jax.jit(optimizer.update)(grads, optimizer.init(params), params)
+    updates, _ = jax.jit(optimizer.update)(
+        grads, optimizer.init(params), params, step=jnp.int32(0)
+    )
 
     nnx.update(model, updates)
     slow = {

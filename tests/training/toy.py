@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from matplotlib.figure import Figure
 
 from configs import demo
 from litv2_jax import settings
@@ -67,6 +68,9 @@ class Toy:
             "process_count": 1,
         }
 
+    def facts(self):
+        return {"data": "pairs"}
+
     def build(self, rngs):
         return ToyModel(self._hidden, rngs=rngs)
 
@@ -102,8 +106,17 @@ class Toy:
     def metric(self):
         return Accuracy()
 
+    def draw_inputs(self, batch, path):
+        draw_points(batch["x"], batch["label"], path)
+
     def draw(self, batch, outputs, path):
-        path.write_text(f"{batch['x'].shape} {outputs['top1'].shape}")
+        draw_points(batch["x"], outputs["top1"], path)
+
+
+def draw_points(points, colors, path):
+    figure = Figure()
+    figure.subplots().scatter(*np.asarray(points).T, c=np.asarray(colors))
+    figure.savefig(path)
 
 
 def toy_run(**changes) -> RunSettings:

@@ -1,0 +1,73 @@
+"""Says what a run would take, without training anything."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from litv2_jax.training.devices import Devices
+from litv2_jax.training.loop import Plan, RunSettings
+from litv2_jax.training.task import Task
+
+# Updates to time, after the first.
+_NUM_TIMED = 3
+
+
+def describe_run(task: Task, settings: RunSettings) -> str:
+    """Returns a page of facts; compiles the update and times it, writing nothing.
+
+    Args:
+        task: The problem.
+        settings: The recipe.
+    """
+    devices, plan = Devices(), Plan(task, settings)
+    state = devices.replicate(plan.create_state(task, settings))
+    key = devices.replicate(jax.random.key(0))
+    with contextlib.closing(iter(task.train_batches(0))) as batches:
+        batch = devices.share_batch(next(batches))
+    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    step = plan.create_step(task, settings).lower(state, batch, key).compile()
+    memory: Any = step.memory_analysis()
+    seconds = _time_updates(step, state, batch, key)
+    warmup = int(settings.optimizer.warmup_epochs * task.steps_per_epoch)
+    facts = {
+        **task.facts(),
+        "parameters": f"{num_parameters:,}",
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"{jax.process_count()} processes",
+        "updates": f"{plan.num_steps:,}, {task.steps_per_epoch:,} to an epoch of "
+        f"batches of {settings.batch_size:,}",
+        "learning rate": ", ".join(
+            f"{np.asarray(plan.schedule(at)):.3g} at update {at:,}"
+            for at in sorted({0, warmup, plan.num_steps // 2, plan.num_steps})
+        ),
+        "memory": f"{_gibibytes(memory)} on each device for the update, as compiled",
+        "time": f"{seconds:.3g} s for an update (median of {_NUM_TIMED}, the data not "
+        f"counted), {settings.batch_size / seconds:,.0f} images/s, "
+        f"{plan.num_steps * seconds / 3600:,.3g} hours in all",
+    }
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _time_updates(step: Callable, state, batch, key) -> float:
+    """Returns the median seconds of an update, whose result is thrown away."""
+    times = []
+    for _ in range(1 + _NUM_TIMED):
+        start = time.perf_counter()
+        state, scalars = step(state, batch, key)
+        jax.block_until_ready(scalars)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times[1:]))
+
+
+def _gibibytes(memory: Any) -> str:
+    """Returns arguments and temporaries; results take the place of the arguments."""
+    if memory is None:  # Not every platform tells.
+        return "unknown"
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return f"{total / 2**30:.3g} GiB"

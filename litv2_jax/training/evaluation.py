@@ -1,0 +1,75 @@
+"""Scores a model on a whole evaluation split."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from tqdm import tqdm
+
+from litv2_jax.training.checkpoint import load_weights
+from litv2_jax.training.devices import Devices, StopRequest
+from litv2_jax.training.step import create_graphdef, make_eval_step, split_state
+from litv2_jax.training.task import Batch, Task
+
+
+def evaluate(task: Task, weights: Path) -> dict[str, float]:
+    """Scores the weights of a checkpoint, or the best ones of a run.
+
+    Returns:
+        The results of the task's metric, and `images_per_second`, compiling included.
+
+    Raises:
+        ConfigError: If there is no checkpoint, or it is that of another model.
+    """
+    devices = Devices()
+    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    params, stats = devices.replicate(load_weights(weights, *split_state(model)))
+    start = time.perf_counter()
+    results = Evaluator(task, devices)(params, stats)
+    seconds = time.perf_counter() - start
+    return {**results, "images_per_second": results["num_images"] / seconds}
+
+
+class Evaluator:
+    """Scores a model on the whole evaluation split, compiled once.
+
+    Attributes:
+        example: The first batch and its outputs, to draw.
+    """
+
+    def __init__(self, task: Task, devices: Devices):
+        self._task = task
+        self._devices = devices
+        graphdef = create_graphdef(task, deterministic=True, use_running_average=True)
+        self._step = make_eval_step(graphdef, task, devices.replicated)
+        self.example: tuple[Batch, Batch] = ({}, {})
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        stop: StopRequest | None = None,
+    ) -> dict[str, float]:
+        """Returns the results of the task's metric; none if asked to stop meanwhile."""
+        metric = self._task.metric()
+        is_first = jax.process_index() == 0
+        batches = tqdm(
+            self._task.eval_batches(),
+            desc="eval",
+            unit=" batches",
+            total=self._task.num_eval_batches,
+            leave=False,
+            disable=None if is_first else True,
+        )
+        for number, batch in enumerate(batches):
+            if stop and stop.is_received:
+                batches.close()
+                return {}
+            outputs = self._step(params, stats, self._devices.share_batch(batch))
+            outputs = jax.device_get(outputs)
+            metric.add(outputs)
+            if number == 0:
+                self.example = batch, outputs
+        return metric.result()

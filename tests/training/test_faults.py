@@ -1,0 +1,114 @@
+"""Runs that are killed at any moment end as if nothing had happened."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.training.run_toy import HIDDEN, NUM_STEPS
+from tests.training.test_loop import read_rows, read_weights
+from tests.training.toy import Toy
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(workdir: Path, *arguments: str) -> subprocess.Popen:
+    program = [sys.executable, "-m", "tests.training.run_toy"]
+    command = [*program, str(workdir), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def last_step(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count('"train"') if path.exists() else 0
+
+
+def is_saving(workdir: Path) -> bool:
+    return any((workdir / "checkpoints").glob("*tmp*"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    assert start(workdir).wait() == 0
+    return workdir
+
+
+def assert_same_end(workdir: Path, undisturbed: Path) -> None:
+    last = f"checkpoints/{NUM_STEPS}"
+    trees = [
+        read_weights(Toy(hidden=HIDDEN), path / last) for path in (workdir, undisturbed)
+    ]
+    for ours, theirs in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for kind in ("train", "eval"):
+        assert read_rows(workdir, kind) == read_rows(undisturbed, kind)
+
+
+def test_killed_runs_end_bit_for_bit_the_same(tmp_path, undisturbed):
+    """Three kills at random moments, three while a checkpoint is being written."""
+    moments = random.Random(0)
+    reached = []
+    for number in range(6):
+        process = start(tmp_path)
+        before = last_step(tmp_path)
+        wait_until(lambda: last_step(tmp_path) > before + 2, process)  # noqa: B023
+        if number % 2:
+            time.sleep(moments.uniform(0, 0.3))
+        else:
+            wait_until(lambda: is_saving(tmp_path), process)
+        process.kill()
+        process.communicate()
+        reached.append(last_step(tmp_path))
+    assert reached[-1] < NUM_STEPS
+    assert start(tmp_path).wait() == 0
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_run_that_is_asked_to_stop_saves_within_seconds(tmp_path, undisturbed):
+    process = start(tmp_path)
+    wait_until(lambda: last_step(tmp_path) >= 7, process)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    message = process.communicate()[1]
+    assert time.monotonic() - asked < 10
+    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert (
+        f"Stopped as asked, with a checkpoint of step {step} of {NUM_STEPS}." in message
+    )
+    assert step >= last_step(tmp_path) >= 7
+    assert start(tmp_path).wait() == 0
+    assert_same_end(tmp_path, undisturbed)
+
+
+def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undisturbed):
+    process = start(tmp_path)
+    wait_until(lambda: (tmp_path / "checkpoints" / "6").exists(), process)
+    process.kill()
+    process.communicate()
+    before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+
+    process = start(tmp_path, "200000")
+    message = process.communicate()[1].strip().splitlines()[-1]
+
+    assert process.returncode == 1
+    assert "CheckpointError: A checkpoint could not be written to" in message
+    assert "File too large" in message
+    after = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert {name for name in before if name.isdigit()} <= after
+    assert start(tmp_path).wait() == 0
+    assert_same_end(tmp_path, undisturbed)
