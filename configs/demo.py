@@ -44,8 +44,13 @@ def get_config(name: str = "digits") -> ConfigDict:
     config.data.flip = 0.0  # A mirrored digit is none.
     config.data.eval_crop = 1.0
     config.data.num_workers = 0
+    config.data.max_unreadable = 0  # Images, before the run stops.
 
     config.augment = ConfigDict()
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = 9.0  # Of 10.
+    config.augment.randaugment_std = 0.5
+    config.augment.erasing = 0.0
     config.augment.mixup = 0.0
     config.augment.cutmix = 0.0
     config.augment.mixup_switch = 0.5

@@ -9,8 +9,7 @@
 | litv2_b  | 83.6 %          |
 
 The argument may also be one of the alpha ablation of S, such as litv2_s_alpha0.5. These
-accuracies have not been reproduced with this code. RandAugment and random erasing,
-which the published recipe has, are not there yet.
+accuracies have not been reproduced with this code.
 """
 
 from ml_collections import ConfigDict
@@ -55,8 +54,13 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.data.flip = 0.5
     config.data.eval_crop = 0.875
     config.data.num_workers = 12
+    config.data.max_unreadable = 100  # Images, before the run stops.
 
     config.augment = ConfigDict()
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 9.0  # Of 10.
+    config.augment.randaugment_std = 0.5
+    config.augment.erasing = 0.25
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0
     config.augment.mixup_switch = 0.5

@@ -40,8 +40,13 @@ def get_config() -> ConfigDict:
     config.data.flip = 0.5
     config.data.eval_crop = 0.875
     config.data.num_workers = 4
+    config.data.max_unreadable = 0  # Images, before the run stops.
 
     config.augment = ConfigDict()
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 9.0  # Of 10.
+    config.augment.randaugment_std = 0.5
+    config.augment.erasing = 0.25
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0
     config.augment.mixup_switch = 0.5

@@ -20,6 +20,7 @@ ARGUMENTS = {
             for a in ("0.0", "0.2", "0.4", "0.5", "0.7", "0.9", "1.0")
         ),
     ],
+    "cifar": ["cifar10", "cifar100"],
     "demo": ["digits"],
 }
 RECIPES = [
@@ -52,7 +53,7 @@ def test_every_setting_has_a_reader(name, argument):
             settings.parse(classification.Settings, changed)
 
 
-@pytest.mark.parametrize("name", ["imagenet", "demo"])
+@pytest.mark.parametrize("name", ["imagenet", "cifar", "demo"])
 def test_unknown_arguments_are_refused(name):
     with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):
         read(name, "litv2_xl")
@@ -68,11 +69,7 @@ def test_imagenet_recipes_are_the_published_ones(model):
     assert config["epochs"] == recipe["raw_train"]["EPOCHS"]
     assert config["batch_size"] == recipe["total_batch"]
     assert config["model"]["drop_path_rate"] == recipe["drop_path_rate"]
-    assert config["augment"]["mixup"] == original["AUG"]["MIXUP"]
-    assert config["augment"]["cutmix"] == original["AUG"]["CUTMIX"]
-    assert config["augment"]["mixup_switch"] == original["AUG"]["MIXUP_SWITCH_PROB"]
-    smoothing = original["MODEL"]["LABEL_SMOOTHING"]
-    assert config["augment"]["label_smoothing"] == smoothing
+    check_augmentation(config["augment"], original)
     check_optimizer(config["optimizer"], recipe["raw_train"])
 
 
@@ -82,8 +79,28 @@ def test_the_384_recipe_is_the_published_one():
     recipe = read_json("recipe.json")["litv2_b_384"]
     config = read("imagenet_384", None)
     assert config["epochs"] == recipe["raw_train"]["EPOCHS"]
+    assert config["batch_size"] == recipe["total_batch"]
+    assert config["model"]["drop_path_rate"] == recipe["drop_path_rate"]
     assert config["data"]["image_size"] == recipe["config"]["DATA"]["IMG_SIZE"]
+    # Without a crop, the whole image is resized.
+    assert recipe["config"]["TEST"]["CROP"] is False
+    assert config["data"]["eval_crop"] == 1
+    check_augmentation(config["augment"], recipe["config"])
     check_optimizer(config["optimizer"], recipe["raw_train"])
+
+
+def check_augmentation(augment: dict, original: dict) -> None:
+    settings = original["AUG"]
+    # m is the magnitude; the number of layers is left at timm's 2.
+    magnitude, std = (augment[f"randaugment_{name}"] for name in ("magnitude", "std"))
+    assert settings["AUTO_AUGMENT"] == f"rand-m{magnitude:g}-mstd{std:g}-inc1"
+    assert augment["randaugment_layers"] == 2
+    assert (settings["REMODE"], settings["RECOUNT"]) == ("pixel", 1)
+    assert augment["erasing"] == settings["REPROB"]
+    assert augment["mixup"] == settings["MIXUP"]
+    assert augment["cutmix"] == settings["CUTMIX"]
+    assert augment["mixup_switch"] == settings["MIXUP_SWITCH_PROB"]
+    assert augment["label_smoothing"] == original["MODEL"]["LABEL_SMOOTHING"]
 
 
 def check_optimizer(optimizer: dict, train: dict) -> None:

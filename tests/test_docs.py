@@ -51,7 +51,7 @@ def commands() -> list[list[str]]:
 @pytest.fixture(scope="module")
 def flags_of_train():
     """The flags that train.py says it has."""
-    command = [sys.executable, "train.py", "--config=configs/cifar10.py", "--help"]
+    command = [sys.executable, "train.py", "--config=configs/cifar.py", "--help"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return set(re.findall(r"--(?:\[no\])?([\w-]+)", result.stdout))
 

@@ -29,6 +29,7 @@ ALLOWED = {
         "training",
     },
     "pretrained": {"models", "convert", "training"},
+    "prepare": {"data", "settings"},
     "predict": {"pretrained", "settings", "augment", "data", "pictures"},
     "__init__": {"models", "convert", "pretrained"},
 }

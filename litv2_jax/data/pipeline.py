@@ -1,7 +1,8 @@
 """Shuffles, shares out among processes, transforms and batches, all by Grain.
 
 What a record becomes depends on the seed, the epoch and its place in the epoch alone:
-not on the number of processes or workers, nor on where the run was resumed.
+not on the number of processes or workers, nor on where the run was resumed. The next
+one stands in for a record that is unreadable; see `unreadable.py`.
 """
 
 import os
@@ -14,6 +15,8 @@ import grain
 import numpy as np
 from absl import flags
 
+from litv2_jax.data.open_files import allow_many_open_files
+from litv2_jax.data.unreadable import UnreadableRecords, read_readable
 from litv2_jax.settings import ConfigError
 
 Batch = Mapping[str, np.ndarray]
@@ -29,6 +32,7 @@ def train_batches(
     num_workers: int,
     process_index: int,
     process_count: int,
+    unreadable: UnreadableRecords | None = None,
 ) -> grain.IterDataset:
     """Returns endless batches: each epoch in a new order, less an incomplete batch.
 
@@ -41,19 +45,29 @@ def train_batches(
         num_workers: Processes that load; 0 loads in threads.
         process_index: Which part of each batch to return.
         process_count: Into how many parts a batch is split.
+        unreadable: Counts the records that were replaced because they cannot be read;
+            without it the first of them ends the run.
 
     Raises:
-        ConfigError: If there are fewer records than a batch has.
+        ConfigError: If there are fewer records than a batch has; while iterating, if
+            too many are unreadable.
     """
     if len(source) < batch_size:
         raise ConfigError(
             f"config.batch_size is {batch_size}, more than the {len(source)} training "
             "examples there are."
         )
-    dataset = grain.MapDataset.source(source).seed(seed).shuffle().random_map(transform)
+    dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
+    dataset = dataset.random_map(_Read(source, transform))
     dataset = _PartOfBatches(dataset, batch_size, process_index, process_count)
     dataset = dataset.batch(batch_size // process_count, drop_remainder=True).repeat()
-    return _read(dataset[start_step:], num_workers)
+    if unreadable is None:
+        unreadable = UnreadableRecords(0)
+    return unreadable.watch(
+        _load(dataset[start_step:], num_workers),
+        source,
+        lambda record: transform.random_map(record, np.random.default_rng(0)),
+    )
 
 
 def eval_batches(
@@ -64,16 +78,20 @@ def eval_batches(
     num_workers: int,
     process_index: int,
     process_count: int,
+    unreadable: UnreadableRecords | None = None,
 ) -> grain.IterDataset:
     """Returns every record once, in order, in batches filled up with invalid records.
 
-    A boolean array `valid` [batch] tells which records count. The other arguments are
-    those of `train_batches`.
+    A boolean array `valid` [batch] tells which records count; those that cannot be read
+    do not. The arguments are those of `train_batches`.
     """
-    padded = _Padded(source, batch_size)
-    dataset = grain.MapDataset.source(padded).map(_ValidOnly(transform))
+    padded_length = -(-len(source) // batch_size) * batch_size
+    dataset = grain.MapDataset.range(padded_length).map(_ReadIfValid(source, transform))
     dataset = _PartOfBatches(dataset, batch_size, process_index, process_count)
-    return _read(dataset.batch(batch_size // process_count), num_workers)
+    dataset = dataset.batch(batch_size // process_count)
+    if unreadable is None:
+        unreadable = UnreadableRecords(0)
+    return unreadable.watch(_load(dataset, num_workers), source, transform.map)
 
 
 class _PartOfBatches(grain.MapDataset):
@@ -103,35 +121,46 @@ class _PartOfBatches(grain.MapDataset):
         return self._parent[start + self._first + row]
 
 
-class _Padded:
-    """A source filled up to whole batches by its first record, with `valid`."""
+class _Read(grain.transforms.RandomMap):
+    """From the index of a record to its arrays."""
 
-    def __init__(self, source: grain.sources.RandomAccessDataSource, batch_size: int):
+    def __init__(
+        self,
+        source: grain.sources.RandomAccessDataSource,
+        transform: grain.transforms.RandomMap,
+    ):
         self._source = source
-        self._length = -(-len(source) // batch_size) * batch_size
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> tuple[Any, bool]:
-        valid = index < len(self._source)
-        return self._source[index if valid else 0], valid
-
-
-class _ValidOnly(grain.transforms.Map):
-    """Applies a transform to the record of `_Padded` and keeps its `valid`."""
-
-    def __init__(self, transform: grain.transforms.Map):
         self._transform = transform
 
-    def map(self, element: tuple[Any, bool]) -> dict[str, Any]:
-        record, valid = element
-        arrays: Any = self._transform.map(record)
-        return {**arrays, "valid": np.bool_(valid)}
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, Any]:
+        arrays, _ = read_readable(
+            self._source, element, lambda x: self._transform.random_map(x, rng)
+        )
+        return arrays
 
 
-def _read(dataset: grain.MapDataset, num_workers: int) -> grain.IterDataset:
+class _ReadIfValid(grain.transforms.Map):
+    """From an index to arrays and `valid`; the first fills up beyond the last."""
+
+    def __init__(
+        self,
+        source: grain.sources.RandomAccessDataSource,
+        transform: grain.transforms.Map,
+    ):
+        self._source = source
+        self._transform = transform
+
+    def map(self, element: int) -> dict[str, Any]:
+        is_record = element < len(self._source)
+        arrays, is_itself = read_readable(
+            self._source, element if is_record else 0, self._transform.map
+        )
+        return {**arrays, "valid": np.bool_(is_record and is_itself)}
+
+
+def _load(dataset: grain.MapDataset, num_workers: int) -> grain.IterDataset:
     """Loads ahead of the reader; grain's default would keep 500 batches in memory."""
+    allow_many_open_files()
     # Workers load whole batches, and so do threads: a few of either are enough.
     threads = 2 if num_workers else min(4, os.cpu_count() or 1)
     batches = dataset.to_iter_dataset(
@@ -149,6 +178,7 @@ def _read(dataset: grain.MapDataset, num_workers: int) -> grain.IterDataset:
 def _follow_parent(worker_index: int, worker_count: int) -> None:
     """Prepares a worker process, which ends when its parent does, killed or not."""
     _parse_flags()
+    allow_many_open_files()
     parent = os.getppid()
 
     def watch() -> None:

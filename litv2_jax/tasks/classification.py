@@ -28,15 +28,24 @@ import optax
 from flax import nnx
 
 from litv2_jax import models
+from litv2_jax.augment.erasing import erase
 from litv2_jax.augment.mixing import mix_batch, smooth_labels
 from litv2_jax.augment.normalize import denormalize, normalize
+from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data import pipeline
 from litv2_jax.data.imagenet import EvalTransform, TrainTransform
-from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.data.sources import check_same_classes, open_source
+from litv2_jax.data.unreadable import UnreadableRecords
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.flops import count_flops
 from litv2_jax.pictures import draw_grid
-from litv2_jax.settings import ConfigError, check_positive, check_share, parse
+from litv2_jax.settings import (
+    ConfigError,
+    check_not_negative,
+    check_positive,
+    check_share,
+    parse,
+)
 from litv2_jax.training.task import Batch
 
 
@@ -62,10 +71,10 @@ class DataSettings:
     """Section `data` of a recipe.
 
     Attributes:
-        name: TFDS name of the data set.
-        data_dir: Where TFDS keeps it; "" is where it does by default.
-        train_split: TFDS split to train on.
-        eval_split: TFDS split to evaluate on.
+        name: TFDS name of the data set, or `folder` for a tree of image files.
+        data_dir: Where TFDS keeps it, "" being where it does by default; or the tree.
+        train_split: TFDS split, or folder of the tree, to train on.
+        eval_split: The same to evaluate on.
         image_size: Side of the images in pixels.
         scale: Least and largest share of the area of a training image that is cropped.
         ratio: Least and largest ratio of width to height of that crop.
@@ -73,6 +82,7 @@ class DataSettings:
         eval_crop: Share of the shorter side that evaluation keeps; 1 squeezes the whole
             image into the square.
         num_workers: Processes that load images, per host; 0 loads in threads.
+        max_unreadable: Images that may be unreadable before the run stops.
     """
 
     name: str
@@ -85,6 +95,7 @@ class DataSettings:
     flip: float
     eval_crop: float
     num_workers: int
+    max_unreadable: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +103,20 @@ class AugmentSettings:
     """Section `augment` of a recipe.
 
     Attributes:
+        randaugment_layers: Operations of RandAugment for each image; 0 is off.
+        randaugment_magnitude: How strong they are, from 0 to 10.
+        randaugment_std: Standard deviation of the magnitude.
+        erasing: Probability of filling a part of an image with noise.
         mixup: Parameter of the beta distribution; 0 is off.
         cutmix: Parameter of the beta distribution; 0 is off.
         mixup_switch: Probability of CutMix where both are on.
         label_smoothing: Share of the target spread over all classes.
     """
 
+    randaugment_layers: int
+    randaugment_magnitude: float
+    randaugment_std: float
+    erasing: float
     mixup: float
     cutmix: float
     mixup_switch: float
@@ -133,9 +152,11 @@ class Classification:
         check(self._settings)
         data = self._settings.data
         self._train, self._eval = (
-            ImageSource(data.name, split, data.data_dir)
+            open_source(data.name, split, data.data_dir)
             for split in (data.train_split, data.eval_split)
         )
+        check_same_classes(self._train, self._eval)
+        self._unreadable = UnreadableRecords(data.max_unreadable)
         self._class_names = self._train.class_names
         self._batch_size = batch_size
         self._seed = seed
@@ -193,24 +214,38 @@ class Classification:
         transform = EvalTransform(data.image_size, data.eval_crop)
         return pipeline.eval_batches(self._eval, transform, **self._share())
 
-    def _share(self) -> dict[str, int]:
+    def _share(self) -> dict[str, Any]:
         return {
             "batch_size": self._batch_size,
             "num_workers": self._settings.data.num_workers,
             "process_index": jax.process_index(),
             "process_count": jax.process_count(),
+            "unreadable": self._unreadable,
         }
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
-        """Normalises, smooths the labels and mixes."""
+        """Augments images one by one, smooths the labels and mixes."""
         settings = self._settings.augment
+        rand_key, erase_key, mix_key = jax.random.split(key, 3)
+        images = batch["image"]
+        if settings.randaugment_layers:
+            images = rand_augment(
+                images,
+                rand_key,
+                magnitude=settings.randaugment_magnitude,
+                magnitude_std=settings.randaugment_std,
+                num_layers=settings.randaugment_layers,
+            )
+        images = normalize(images)
+        if settings.erasing:
+            images = erase(images, erase_key, probability=settings.erasing)
         targets = smooth_labels(
             batch["label"], len(self._class_names), settings.label_smoothing
         )
         images, targets = mix_batch(
-            normalize(batch["image"]),
+            images,
             targets,
-            key,
+            mix_key,
             mixup=settings.mixup,
             cutmix=settings.cutmix,
             switch=settings.mixup_switch,
@@ -289,7 +324,16 @@ def check(settings: Settings) -> None:
             raise ConfigError(
                 f"config.data.{name} is ({low}, {high}); it must rise from above 0."
             )
-    for name in ("mixup_switch", "label_smoothing"):
+    check_not_negative(settings.data.max_unreadable, "config.data.max_unreadable")
+    for name in ("randaugment_layers", "randaugment_std", "mixup", "cutmix"):
+        check_not_negative(getattr(settings.augment, name), f"config.augment.{name}")
+    magnitude = settings.augment.randaugment_magnitude
+    if not 0 <= magnitude <= 10:
+        raise ConfigError(
+            f"config.augment.randaugment_magnitude is {magnitude} but must be within 0 "
+            "and 10."
+        )
+    for name in ("erasing", "mixup_switch", "label_smoothing"):
         check_share(getattr(settings.augment, name), f"config.augment.{name}")
     try:
         nnx.eval_shape(

@@ -60,12 +60,29 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         process_id: Number of this process, where `coordinator` is given.
     """
     if coordinator:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id, _local_devices(is_alone=True)
+        )
         return
-    names = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    is_started = any(int(os.environ.get(name, "1")) > 1 for name in names)
-    if is_started or "JOB_COMPLETION_INDEX" in os.environ:
-        jax.distributed.initialize()
+    sizes = (os.environ.get(name, "1") for name in _NUM_PROCESSES)
+    if any(int(size) > 1 for size in sizes) or "JOB_COMPLETION_INDEX" in os.environ:
+        # Such as "1(x2)", for two hosts with one process each.
+        per_host = [os.environ.get(name, "").split("(")[0] for name in _PER_HOST]
+        is_alone = "1" in per_host
+        jax.distributed.initialize(local_device_ids=_local_devices(is_alone=is_alone))
+
+
+# What srun and mpirun say of how many processes they started, in all and per host.
+_NUM_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+_PER_HOST = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+
+
+def _local_devices(*, is_alone: bool) -> list[int] | None:
+    """Lets a process have all devices of its host if there is no other one on it.
+
+    JAX would give it the first one, as the first of many. None lets JAX decide.
+    """
+    return [] if is_alone and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
 
 
 class StopRequest:

@@ -1,10 +1,14 @@
+import contextlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from litv2_jax.data.imagenet import (
     EvalTransform,
@@ -13,6 +17,7 @@ from litv2_jax.data.imagenet import (
     decode,
     random_box,
 )
+from litv2_jax.data.unreadable import UnreadableImageError
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -107,12 +112,171 @@ def test_crop_of_one_squeezes_the_whole_image():
     np.testing.assert_array_equal(np.asarray(actual), np.asarray(expected))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "I;16"])
-def test_all_kinds_of_images_become_rgb(mode):
-    kind = "JPEG" if mode == "CMYK" else "PNG"
-    image = picture().convert("L" if mode == "I;16" else mode)
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(image).astype(np.uint16))
-    decoded = decode(encode(image, kind))
+@pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "YCbCr", "1"])
+def test_all_kinds_of_images_become_rgb_as_pillow_does_it(mode):
+    kind = "JPEG" if mode in ("CMYK", "YCbCr") else "PNG"
+    data = encode(picture().convert(mode), kind)
+    decoded = decode(data)
     assert decoded.mode == "RGB"
-    assert decoded.size == (50, 40)
+    expected = Image.open(io.BytesIO(data)).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(decoded), np.asarray(expected))
+    if mode in ("RGBA", "LA", "P", "CMYK"):
+        distance = np.asarray(decoded).astype(int) - np.asarray(picture())
+        assert np.abs(distance).mean() < 65
+
+
+def test_transparency_is_ignored():
+    image = picture().convert("P")
+    plain = decode(encode(image))
+    clear = decode(encode(image, transparency=bytes(range(256))))
+    np.testing.assert_array_equal(np.asarray(clear), np.asarray(plain))
+    image = picture().convert("RGBA")
+    image.putalpha(Image.fromarray(np.zeros((40, 50), np.uint8)))
+    np.testing.assert_array_equal(np.asarray(decode(encode(image))), picture())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_of_grey_become_eight(kind):
+    levels = np.linspace(0, 65535, 2000).reshape(40, 50).astype(np.uint16)
+    image = Image.fromarray(levels)
+    data = encode(image.convert("I") if kind == "PPM" else image, kind)
+    assert Image.open(io.BytesIO(data)).mode in ("I;16", "I")
+    decoded = np.asarray(decode(data))
+    assert decoded.shape == (40, 50, 3)
+    np.testing.assert_allclose(decoded[..., 0], levels / 257, atol=1)
+    np.testing.assert_array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_images_are_not_turned_by_what_exif_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was held sideways.
+    data = encode(picture(), "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    np.testing.assert_array_equal(
+        np.asarray(decode(data)), np.asarray(decode(encode(picture(), "JPEG")))
+    )
+
+
+def huge_png() -> bytes:
+    """The header of an image of 20,000 by 20,000 pixels."""
+    header = struct.pack(">IIBBBBB", 20000, 20000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    chunk = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + chunk + encode(picture())[33:]
+
+
+BROKEN = {
+    "empty": b"",
+    "text": b"<html>404 Not Found</html>",
+    "JPEG cut short": encode(picture(200, 150), "JPEG")[:-100],
+    "JPEG header alone": encode(picture(200, 150), "JPEG")[:300],
+    "PNG cut short": encode(picture(200, 150))[:-100],
+    "GIF cut short": encode(picture(200, 150).convert("P"), "GIF")[:-100],
+    "PPM of nonsense": b"P6 abc",
+    "too many pixels": huge_png(),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_images_are_unreadable(name):
+    record = {"image": BROKEN[name], "label": 0}
+    train = TrainTransform(24, scale=SCALE, ratio=RATIO, flip=0.5)
+    with pytest.raises(UnreadableImageError) as found:
+        decode(BROKEN[name])
+    assert "0x" not in str(found.value)
+    assert not isinstance(found.value.__cause__, UnreadableImageError)
+    with pytest.raises(UnreadableImageError):
+        train.random_map(record, np.random.default_rng(0))
+    with pytest.raises(UnreadableImageError):
+        EvalTransform(24, 0.875).map(record)
+
+
+def test_bytes_at_random_are_unreadable_or_an_image():
+    rng = np.random.default_rng(0)
+    for kind in ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP"):
+        data = encode(picture(), kind)
+        for _ in range(60):
+            damaged = bytearray(data)
+            for place in rng.integers(min(len(data), 200), size=4):
+                damaged[place] = rng.integers(256)
+            with contextlib.suppress(UnreadableImageError):
+                assert decode(bytes(damaged)).mode == "RGB"
+
+
+def test_the_way_a_box_is_drawn_is_that_of_the_paper():
+    """Areas uniform, ratios log-uniform, places uniform, where every draw fits."""
+    rng = np.random.default_rng(1)
+    boxes = np.array(
+        [random_box((4000, 4000), (0.08, 0.5), RATIO, rng) for _ in range(4000)]
+    )
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    assert_uniform(w * h / 4000**2, 0.08, 0.5)
+    assert_uniform(np.log(w / h), *np.log(RATIO))
+    assert_uniform(boxes[:, 0] / (4000 - w), 0, 1)
+    assert_uniform(boxes[:, 1] / (4000 - h), 0, 1)
+
+
+def assert_uniform(values, low, high):
+    """Kolmogorov and Smirnov's test; one in a thousand seeds fails it."""
+    values = np.sort((values - low) / (high - low))
+    steps = np.arange(len(values) + 1) / len(values)
+    distance = max((steps[1:] - values).max(), (values - steps[:-1]).max())
+    assert distance < 1.95 / np.sqrt(len(values))
+
+
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [
+        ((1000, 10), (493, 0, 506, 10)),  # 13 = round(10 * 4 / 3) wide.
+        ((10, 1000), (0, 493, 10, 506)),  # 13 = round(10 / (3 / 4)) high.
+        ((20, 22), (0, 0, 20, 22)),  # A ratio within bounds: all of it.
+    ],
+)
+def test_after_ten_draws_that_do_not_fit_the_middle_is_taken(size, box):
+    class NeverFits:
+        """The largest area and ratio, ten times."""
+
+        draws = 0
+
+        def uniform(self, low, high):
+            self.draws += 1
+            return high
+
+    rng = NeverFits()
+    # Twice the area of the image does not fit at any ratio.
+    assert random_box(size, (2.0, 2.0), RATIO, rng) == box
+    assert rng.draws == 20
+
+
+def test_training_images_are_what_pillow_makes_of_the_same_draws():
+    data = encode(Image.fromarray(load_sample_image("flower.jpg")), "JPEG")
+    transform = TrainTransform(56, scale=SCALE, ratio=RATIO, flip=0.5)
+    mirrored = 0
+    for seed in range(12):
+        image = transform.random_map(
+            {"image": data, "label": 7}, np.random.default_rng(seed)
+        )["image"]
+        rng = np.random.default_rng(seed)
+        box = random_box((640, 427), SCALE, RATIO, rng)
+        with Image.open(io.BytesIO(data)) as photo:
+            expected = np.asarray(
+                photo.crop(box).resize((56, 56), Image.Resampling.BICUBIC)
+            )
+        if rng.random() < 0.5:
+            expected = expected[:, ::-1]
+            mirrored += 1
+        np.testing.assert_array_equal(image, expected)
+    assert 0 < mirrored < 12
+
+
+def test_half_of_the_training_images_are_mirrored():
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :4] = 255
+    record = {"image": encode(Image.fromarray(pixels)), "label": 0}
+    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+    transform = TrainTransform(8, **whole, flip=0.3)
+    rng = np.random.default_rng(0)
+    count = sum(
+        transform.random_map(record, rng)["image"][0, 0, 0] == 0 for _ in range(1000)
+    )
+    assert abs(count - 300) < 4 * np.sqrt(1000 * 0.3 * 0.7)

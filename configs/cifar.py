@@ -1,14 +1,17 @@
-"""LITv2-S on CIFAR-10, its images enlarged from 32 to 128 pixels.
+"""LITv2-S on CIFAR, its images enlarged from 32 to 128 pixels.
 
-    python train.py --config configs/cifar10.py --workdir runs/cifar10
+    python train.py --config configs/cifar.py:cifar10 --workdir runs/cifar10
 
-The recipe is ImageNet's, shortened; no accuracy has been measured with it.
+The argument may also be cifar100. The recipe is ImageNet's, shortened; no accuracy has
+been measured with it.
 """
 
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
+def get_config(data: str = "cifar10") -> ConfigDict:
+    if data not in ("cifar10", "cifar100"):
+        raise ValueError(f"No recipe for {data!r}; there are cifar10, cifar100.")
     config = ConfigDict()
     config.task = "classification"
     config.seed = 0
@@ -30,7 +33,7 @@ def get_config() -> ConfigDict:
     config.model.sizes = ConfigDict()
 
     config.data = ConfigDict()
-    config.data.name = "cifar10"
+    config.data.name = data
     config.data.data_dir = ""  # Where TFDS keeps its data sets by default.
     config.data.train_split = "train"
     config.data.eval_split = "test"
@@ -40,8 +43,13 @@ def get_config() -> ConfigDict:
     config.data.flip = 0.5
     config.data.eval_crop = 1.0
     config.data.num_workers = 4
+    config.data.max_unreadable = 0  # Images, before the run stops.
 
     config.augment = ConfigDict()
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 9.0  # Of 10.
+    config.augment.randaugment_std = 0.5
+    config.augment.erasing = 0.25
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0
     config.augment.mixup_switch = 0.5

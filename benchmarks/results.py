@@ -1,0 +1,98 @@
+"""Rows of measurements: where they were taken, as a CSV file, as a printed table."""
+
+import csv
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Row(NamedTuple):
+    """One number: a part of the benchmark, what was measured, in which unit."""
+
+    part: str
+    name: str
+    quantity: str
+    value: float
+
+
+def describe_run(packages: Sequence[str]) -> dict[str, Any]:
+    """Returns commit, machine and versions; names no host and no path."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        versions[package] = importlib.metadata.version(package)
+    return {
+        "commit": _commit(),
+        "cpu": _cpu_model(),
+        "cores": count_cores(),
+        # Above the number of cores, others were at work: wall times are too long.
+        "load": round(os.getloadavg()[0], 1),
+        "versions": " ".join(f"{name}={text}" for name, text in versions.items()),
+    }
+
+
+def count_cores() -> int:
+    """Returns how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def write_csv(rows: Sequence[Row], run: dict[str, Any], path: Path) -> None:
+    """Writes one line per row, each with everything that is known of the run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*Row._fields, *run])
+        for row in rows:
+            writer.writerow([*row[:3], f"{row.value:.6g}", *run.values()])
+
+
+def format_tables(rows: Sequence[Row]) -> str:
+    """Returns one table per part: a line for each name, a column for each quantity."""
+    return "\n\n".join(
+        _format_table(part, [row for row in rows if row.part == part])
+        for part in dict.fromkeys(row.part for row in rows)
+    )
+
+
+def _format_table(part: str, rows: Sequence[Row]) -> str:
+    quantities = list(dict.fromkeys(row.quantity for row in rows))
+    values = {(row.name, row.quantity): f"{row.value:.4g}" for row in rows}
+    lines = [[part, *quantities]]
+    for name in dict.fromkeys(row.name for row in rows):
+        lines.append([name, *(values.get((name, q), "") for q in quantities)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(_format_line(line, widths) for line in lines)
+
+
+def _format_line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    name, *values = zip(cells, widths, strict=True)
+    padded = [name[0].ljust(name[1]), *(text.rjust(width) for text, width in values)]
+    return "  ".join(padded).rstrip()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

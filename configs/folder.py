@@ -1,0 +1,67 @@
+"""LITv2-S on a tree of image files, such as ImageNet-100.
+
+    python train.py --config configs/folder.py --workdir runs/folder \\
+        --config.data.data_dir=/data/imagenet100
+
+The tree has a folder for each split, `train` and `val`, and in it one for each class:
+`train/n01440764/any_name.JPEG`. The recipe is ImageNet's, shortened; no accuracy has
+been measured with it.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "classification"
+    config.seed = 0
+    config.epochs = 100.0
+    config.batch_size = 256  # Over all devices.
+    config.accumulation_steps = 1  # Parts of a batch, one after the other.
+    config.batch_norm_group_size = 0  # The whole batch.
+    config.remat = "none"  # Or blocks: slower, in less memory.
+    config.eval_every_epochs = 1.0
+    config.checkpoint_every_steps = 0  # At evaluations alone.
+    config.log_every_steps = 50
+    config.max_skipped_steps = 10  # In a row, not being finite.
+    config.weights = ""  # From scratch.
+
+    config.model = ConfigDict()
+    config.model.name = "litv2_s"
+    config.model.drop_path_rate = 0.1
+    config.model.dtype = "bfloat16"  # Of activations; parameters stay float32.
+    config.model.sizes = ConfigDict()
+
+    config.data = ConfigDict()
+    config.data.name = "folder"
+    config.data.data_dir = "data"  # The tree.
+    config.data.train_split = "train"
+    config.data.eval_split = "val"
+    config.data.image_size = 224
+    config.data.scale = (0.25, 1.0)  # Of the area.
+    config.data.ratio = (3 / 4, 4 / 3)  # Width over height.
+    config.data.flip = 0.5
+    config.data.eval_crop = 0.875
+    config.data.num_workers = 4
+    config.data.max_unreadable = 0  # Images, before the run stops.
+
+    config.augment = ConfigDict()
+    config.augment.randaugment_layers = 2
+    config.augment.randaugment_magnitude = 9.0  # Of 10.
+    config.augment.randaugment_std = 0.5
+    config.augment.erasing = 0.25
+    config.augment.mixup = 0.8
+    config.augment.cutmix = 1.0
+    config.augment.mixup_switch = 0.5
+    config.augment.label_smoothing = 0.1
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 5e-4  # At 512 images.
+    config.optimizer.warmup_learning_rate = 5e-7
+    config.optimizer.end_learning_rate = 5e-6
+    config.optimizer.base_batch_size = 512
+    config.optimizer.warmup_epochs = 10.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    return config

@@ -1,0 +1,62 @@
+"""Where records come from: a data set of TFDS, or a tree of image files."""
+
+from typing import Any, Protocol
+
+from litv2_jax.data.folders import FolderSource
+from litv2_jax.data.open_files import allow_many_open_files
+from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.settings import ConfigError
+
+
+class Source(Protocol):
+    """Images with labels at random; can be sent to other processes.
+
+    Attributes:
+        class_names: What the labels stand for.
+    """
+
+    class_names: list[str]
+
+    def __len__(self) -> int:
+        """Returns how many records there are."""
+        ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns `image`, the bytes of a file, and `label`."""
+        ...
+
+    def where(self, index: int) -> str:
+        """Returns what to call a record in front of a person, with its file."""
+        ...
+
+
+def open_source(name: str, split: str, data_dir: str) -> Source:
+    """Opens one split of a data set.
+
+    Args:
+        name: `folder` for a tree of image files, `data_dir/split/class/file`; else the
+            name of a data set in TFDS, such as `imagenet2012`.
+        split: A folder of the tree, or a TFDS split, such as `train[:90%]`.
+        data_dir: Where the tree is, or where TFDS keeps its data sets; "" is where TFDS
+            does by default.
+
+    Raises:
+        ConfigError: If it is not there, or is not complete.
+    """
+    allow_many_open_files()
+    if name == "folder":
+        return FolderSource(split, data_dir)
+    return ImageSource(name, split, data_dir)
+
+
+def check_same_classes(train: Source, evaluation: Source) -> None:
+    """Raises ConfigError if the labels of two splits mean different classes."""
+    if train.class_names == evaluation.class_names:
+        return
+    names = set(train.class_names) ^ set(evaluation.class_names)
+    example = sorted(names)[0] if names else "none is missing, but their order differs"
+    raise ConfigError(
+        f"The training split has {len(train.class_names)} classes, the evaluation "
+        f"split {len(evaluation.class_names)}, and they differ (in {example}, for "
+        "one); give both the same classes."
+    )

@@ -1,0 +1,126 @@
+"""Records that cannot be read: passed over, named once each, and limited in number."""
+
+from collections.abc import Callable
+from typing import Any
+
+import grain
+import numpy as np
+from absl import logging
+
+from litv2_jax.settings import ConfigError
+
+# More than this many in a row is not a bad image, but a disk or a file that is gone.
+MAX_IN_A_ROW = 100
+
+# Beside the arrays of a record, until `UnreadableRecords.watch` takes it out again:
+# the index that was asked for, and how many unreadable records follow from there on.
+_SKIPPED = "_skipped"
+
+
+class UnreadableImageError(ValueError):
+    """A record whose image cannot be had; its message says why."""
+
+
+def read_readable(
+    source: grain.sources.RandomAccessDataSource,
+    index: int,
+    transform: Callable[[Any], Any],
+) -> tuple[dict[str, Any], bool]:
+    """Returns what a record is transformed to, or the next readable one's instead.
+
+    Args:
+        source: Records at random; the first follows the last.
+        index: The record.
+        transform: From a record to arrays.
+
+    Returns:
+        The arrays, which only `UnreadableRecords.watch` may pass on, and whether they
+        are those of the record itself.
+
+    Raises:
+        ConfigError: If too many in a row are unreadable.
+    """
+    limit = min(MAX_IN_A_ROW, len(source))
+    reason: Exception | None = None
+    for skipped in range(limit):
+        try:
+            arrays = transform(source[(index + skipped) % len(source)])
+        except UnreadableImageError as error:
+            reason = error
+            continue
+        return {**arrays, _SKIPPED: np.array([index, skipped])}, not skipped
+    raise ConfigError(
+        f"{limit} records in a row are unreadable, from {_where(source, index)} on "
+        f"({reason}); check that config.data.data_dir is complete and can be read."
+    )
+
+
+class UnreadableRecords:
+    """Names each unreadable record once, and stops a run that meets too many."""
+
+    def __init__(self, max_unreadable: int):
+        """Creates an empty list, to be kept for as long as the run lasts.
+
+        Args:
+            max_unreadable: How many different records may be unreadable; of several
+                processes, each counts those of its own part of the batches.
+        """
+        self._max_unreadable = max_unreadable
+        self._names: set[str] = set()
+
+    def __len__(self) -> int:
+        """Returns how many different records were unreadable so far."""
+        return len(self._names)
+
+    def watch(
+        self,
+        batches: grain.IterDataset,
+        source: grain.sources.RandomAccessDataSource,
+        transform: Callable[[Any], Any],
+    ) -> grain.IterDataset:
+        """Returns the batches of what `read_readable` returned, as the reader wants it.
+
+        Args:
+            batches: Loaded by this process or others.
+            source: As `read_readable` had it.
+            transform: Likewise; it is asked again why a record is unreadable.
+        """
+
+        def check(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            batch = dict(batch)
+            for index, skipped in batch.pop(_SKIPPED).tolist():
+                for i in range(index, index + skipped):
+                    self._add(source, i % len(source), transform)
+            return batch
+
+        return batches.map(check)
+
+    def _add(
+        self,
+        source: grain.sources.RandomAccessDataSource,
+        index: int,
+        transform: Callable[[Any], Any],
+    ) -> None:
+        name = _where(source, index)
+        if name in self._names:
+            return
+        self._names.add(name)
+        reason = "it could be read at the second attempt"
+        try:
+            transform(source[index])
+        except UnreadableImageError as error:
+            reason = str(error)
+        logging.warning("Left out as unreadable: %s: %s", name, reason)
+        if len(self) > self._max_unreadable:
+            raise ConfigError(
+                f"{len(self)} records are unreadable, but config.data.max_unreadable "
+                f"is {self._max_unreadable}; the last is {name}: {reason}. Repair the "
+                "data (`python -m litv2_jax.prepare check` lists what is broken), or "
+                f"go on with --config.data.max_unreadable={10 * len(self)}."
+            )
+
+
+def _where(source: grain.sources.RandomAccessDataSource, index: int) -> str:
+    """Names a record for a person."""
+    where = getattr(source, "where", None)
+    return where(index) if where else f"record {index}"

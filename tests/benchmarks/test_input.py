@@ -1,0 +1,120 @@
+import csv
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks import __main__ as command
+from benchmarks import decoders, photos
+from benchmarks.results import Row, format_tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Rows of the shortest possible run of the command."""
+    output = tmp_path_factory.mktemp("results") / "data.csv"
+    # On its own, because worker processes start from the main module anew.
+    options = f"data --images 4 --workers 0 --rounds 1 --output {output}".split()
+    arguments = [sys.executable, "-m", "benchmarks", *options]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "to feed one H200" in done.stdout
+    with output.open() as file:
+        return list(csv.DictReader(file))
+
+
+def select(rows, part, quantity):
+    return {
+        row["name"]: float(row["value"])
+        for row in rows
+        if (row["part"], row["quantity"]) == (part, quantity)
+    }
+
+
+def test_every_part_is_measured(measured):
+    stages = select(measured, "one core", "share of time")
+    expected = ["read", "decode", "crop and resize", "flip, to array", "batch"]
+    assert list(stages) == [*expected, "between processes"]
+    assert list(select(measured, "pipeline", "images/s")) == ["threads only"]
+    found = select(measured, "decoder", "decode: images/s")
+    assert list(found) == list(decoders.list_decoders())
+    cores = select(measured, "to feed one H200", "cores")
+    assert list(cores) == ["litv2_s", "litv2_m", "litv2_b"]
+
+
+def test_numbers_are_possible(measured):
+    may_be_zero = {"greatest difference", "share identical"}
+    for row in measured:
+        value = float(row["value"])
+        is_sent = row["name"] == "between processes"
+        assert value > 0 or is_sent or row["quantity"] in may_be_zero, row
+    shares = select(measured, "one core", "share of time")
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    assert select(measured, "decoder", "greatest difference")["Pillow, no copy"] == 0
+
+
+def test_cores_times_speed_is_what_the_gpu_needs(measured):
+    speed = select(measured, "pipeline", "images/s per core")["threads only"]
+    needed = select(measured, "to feed one H200", "images/s (estimate)")
+    for name, cores in select(measured, "to feed one H200", "cores").items():
+        assert cores * speed == pytest.approx(needed[name], rel=1e-4)
+
+
+def test_rows_say_where_they_were_measured_and_no_paths(measured):
+    for row in measured:
+        assert row["commit"]
+        assert row["cpu"]
+        assert int(row["cores"]) > 0
+        assert "pillow=" in row["versions"]
+        assert str(ROOT) not in "".join(row.values())
+
+
+def test_unknown_names_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["no_such_benchmark"])
+    message = capsys.readouterr().err
+    assert "invalid choice: 'no_such_benchmark' (choose from " in message
+    assert "data" in message.split("choose from")[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "number"), [("--images", 0), ("--rounds", 0), ("--workers", -1)]
+)
+def test_numbers_that_are_too_small_are_refused(capsys, option, number):
+    with pytest.raises(SystemExit):
+        command.main(["data", f"{option}={number}"])
+    message = f"argument {option}: {number} is too small; at least {number + 1}"
+    assert message in capsys.readouterr().err
+
+
+def test_drafts_keep_enough_pixels_and_the_same_place():
+    data = photos.make_photo(0, label=0)
+    whole, box = decoders.decode_as_training(data, (0, 0, 10, 10))
+    width, height = whole.size
+    # This crop of 300 pixels would have 150 at half the size.
+    image, box = decoders.decode_with_draft(data, (10, 10, 310, 310))
+    assert image.size == whole.size
+    assert box == (10, 10, 310, 310)
+    # Twice the size, and the crop of all of it, bears halving.
+    data = enlarge(data)
+    image, box = decoders.decode_with_draft(data, (0, 0, 2 * width, 2 * height))
+    assert image.size == (width, height)
+    assert box == (0, 0, width, height)
+
+
+def enlarge(data):
+    image = Image.open(io.BytesIO(data))
+    file = io.BytesIO()
+    image.resize((2 * image.width, 2 * image.height)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_tables_have_a_line_for_each_name():
+    rows = [Row("part", "a", "speed", 1), Row("part", "b", "size", 22.5)]
+    lines = format_tables(rows).splitlines()
+    assert lines == ["part  speed  size", "a         1", "b            22.5"]
