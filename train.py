@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from litv2_jax import settings, tasks
 from litv2_jax.settings import ConfigError
-from litv2_jax.training import devices, evaluation, loop
+from litv2_jax.training import devices, evaluation, loop, plan
 from litv2_jax.training.checkpoint import CheckpointError
 from litv2_jax.training.dry_run import describe_run
 from litv2_jax.training.log import announce
@@ -70,9 +70,9 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     given = _WEIGHTS if _EVAL_ONLY.value else _WORKDIR
     if not given.value and not _DRY_RUN.value:
         raise ConfigError(f"Add --{given.name} FOLDER to the command.")
-    names = {field.name for field in dataclasses.fields(loop.RunSettings)}
+    names = {field.name for field in dataclasses.fields(plan.RunSettings)}
     run = settings.parse(
-        loop.RunSettings, {k: v for k, v in config.items() if k in names}
+        plan.RunSettings, {k: v for k, v in config.items() if k in names}
     )
     run.check(jax.device_count())
     task = tasks.create_task(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from litv2_jax import settings
-from litv2_jax.tasks import classification
-from litv2_jax.training.loop import RunSettings
+from litv2_jax.tasks import classification_settings
+from litv2_jax.training.plan import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ARGUMENTS = {
@@ -43,14 +43,14 @@ def test_every_setting_has_a_reader(name, argument):
     run = settings.parse(RunSettings, {k: v for k, v in config.items() if k in names})
     run.check(num_devices=8)
     rest = {k: v for k, v in config.items() if k not in names}
-    task = settings.parse(classification.Settings, rest)
-    classification.check(task)
+    task = settings.parse(classification_settings.Settings, rest)
+    classification_settings.check(task)
     # A setting that is not one is refused, at every level.
     for section in ("", "model", "data", "augment"):
         changed = {k: dict(v) for k, v in rest.items()}
         (changed[section] if section else changed)["no_setting"] = 1
         with pytest.raises(settings.ConfigError, match="no_setting is not a setting"):
-            settings.parse(classification.Settings, changed)
+            settings.parse(classification_settings.Settings, changed)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar", "demo"])

@@ -34,6 +34,15 @@ def start(*arguments) -> subprocess.CompletedProcess:
         ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
         ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
         ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
+        (
+            [DIGITS, "--workdir=w", "--config.accumulation_steps=3"],
+            "config.batch_size is 64, whose parts (config.accumulation_steps is 3)",
+        ),
+        ([DIGITS, "--workdir=w", "--config.remat=all"], "config.remat is 'all'; use"),
+        (
+            [DIGITS, "--workdir=w", "--config.batch_norm_group_size=24"],
+            "config.batch_norm_group_size is 24, which does not divide the 64",
+        ),
     ],
 )
 def test_mistakes_are_answered_with_a_sentence(arguments, message):
@@ -43,6 +52,22 @@ def test_mistakes_are_answered_with_a_sentence(arguments, message):
     assert last.startswith("train.py: ")
     assert message in last
     assert "Traceback" not in result.stderr
+
+
+def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
+    small = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
+    data = f"--config.data.data_dir={tmp_path / 'data'}"
+    result = start(DIGITS, "--dry-run", f"--workdir={tmp_path / 'w'}", data, *small)
+
+    assert result.returncode == 0, result.stderr
+    lines = [line for line in result.stdout.splitlines() if "  " in line]
+    facts = dict(line.split("  ", 1) for line in lines)
+    assert "1,437 images to train on, 360 to evaluate" in facts["data"]
+    assert "330, 22 to an epoch" in facts["updates"]
+    assert "1e-05 at update 330" in facts["learning rate"]
+    assert "hours in all" in facts["time"]
+    assert "GiB on each device" in facts["memory"]
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_workdir_with_other_settings_is_refused(tmp_path):

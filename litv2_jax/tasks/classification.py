@@ -15,7 +15,6 @@
 | valid       | [B] bool                                      |
 """
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,97 +38,9 @@ from litv2_jax.data.unreadable import UnreadableRecords
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.flops import count_flops
 from litv2_jax.pictures import draw_grid
-from litv2_jax.settings import (
-    ConfigError,
-    check_not_negative,
-    check_positive,
-    check_share,
-    parse,
-)
+from litv2_jax.settings import parse
+from litv2_jax.tasks.classification_settings import Settings, check
 from litv2_jax.training.task import Batch
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """Section `model` of a recipe.
-
-    Attributes:
-        name: One of `list_models()`.
-        drop_path_rate: Stochastic depth of the last block.
-        dtype: Type of the computation, `float32` or `bfloat16`.
-        sizes: Other arguments of `create_model`, such as `depths`.
-    """
-
-    name: str
-    drop_path_rate: float
-    dtype: str
-    sizes: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Section `data` of a recipe.
-
-    Attributes:
-        name: TFDS name of the data set, or `folder` for a tree of image files.
-        data_dir: Where TFDS keeps it, "" being where it does by default; or the tree.
-        train_split: TFDS split, or folder of the tree, to train on.
-        eval_split: The same to evaluate on.
-        image_size: Side of the images in pixels.
-        scale: Least and largest share of the area of a training image that is cropped.
-        ratio: Least and largest ratio of width to height of that crop.
-        flip: Probability of mirroring a training image.
-        eval_crop: Share of the shorter side that evaluation keeps; 1 squeezes the whole
-            image into the square.
-        num_workers: Processes that load images, per host; 0 loads in threads.
-        max_unreadable: Images that may be unreadable before the run stops.
-    """
-
-    name: str
-    data_dir: str
-    train_split: str
-    eval_split: str
-    image_size: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: float
-    eval_crop: float
-    num_workers: int
-    max_unreadable: int
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentSettings:
-    """Section `augment` of a recipe.
-
-    Attributes:
-        randaugment_layers: Operations of RandAugment for each image; 0 is off.
-        randaugment_magnitude: How strong they are, from 0 to 10.
-        randaugment_std: Standard deviation of the magnitude.
-        erasing: Probability of filling a part of an image with noise.
-        mixup: Parameter of the beta distribution; 0 is off.
-        cutmix: Parameter of the beta distribution; 0 is off.
-        mixup_switch: Probability of CutMix where both are on.
-        label_smoothing: Share of the target spread over all classes.
-    """
-
-    randaugment_layers: int
-    randaugment_magnitude: float
-    randaugment_std: float
-    erasing: float
-    mixup: float
-    cutmix: float
-    mixup_switch: float
-    label_smoothing: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What a recipe says of classification."""
-
-    model: ModelSettings
-    data: DataSettings
-    augment: AugmentSettings
 
 
 class Classification:
@@ -306,43 +217,3 @@ class Classification:
                 captions[-1] += f", is {self._class_names[labels[i]]}"
         colors = np.where(found == labels, "black", "red").tolist()
         draw_grid(list(batch["image"][:count]), captions, colors, path)
-
-
-def check(settings: Settings) -> None:
-    """Raises ConfigError if a value is impossible."""
-    if settings.model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(
-            f"config.model.dtype is {settings.model.dtype!r}; use float32 or bfloat16."
-        )
-    check_positive(settings.data.image_size, "config.data.image_size")
-    check_share(settings.data.flip, "config.data.flip")
-    check_share(settings.data.eval_crop, "config.data.eval_crop")
-    check_positive(settings.data.eval_crop, "config.data.eval_crop")
-    for name in ("scale", "ratio"):
-        low, high = getattr(settings.data, name)
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"config.data.{name} is ({low}, {high}); it must rise from above 0."
-            )
-    check_not_negative(settings.data.max_unreadable, "config.data.max_unreadable")
-    for name in ("randaugment_layers", "randaugment_std", "mixup", "cutmix"):
-        check_not_negative(getattr(settings.augment, name), f"config.augment.{name}")
-    magnitude = settings.augment.randaugment_magnitude
-    if not 0 <= magnitude <= 10:
-        raise ConfigError(
-            f"config.augment.randaugment_magnitude is {magnitude} but must be within 0 "
-            "and 10."
-        )
-    for name in ("erasing", "mixup_switch", "label_smoothing"):
-        check_share(getattr(settings.augment, name), f"config.augment.{name}")
-    try:
-        nnx.eval_shape(
-            lambda: models.create_model(
-                settings.model.name,
-                rngs=nnx.Rngs(0),
-                drop_path_rate=settings.model.drop_path_rate,
-                **settings.model.sizes,
-            )
-        )
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"config.model cannot be built: {error}") from None

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from litv2_jax.training.devices import Devices
-from litv2_jax.training.loop import Plan, RunSettings
+from litv2_jax.training.plan import Plan, RunSettings
 from litv2_jax.training.task import Task
 
 # Updates to time, after the first.

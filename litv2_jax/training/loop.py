@@ -4,32 +4,17 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
-from litv2_jax.settings import (
-    ConfigError,
-    check_batch_size,
-    check_not_negative,
-    check_positive,
-)
 from litv2_jax.training.checkpoint import Checkpoints, load_weights
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.log import Log, announce
-from litv2_jax.training.optimizer import (
-    OptimizerSettings,
-    create_optimizer,
-    create_schedules,
-)
-from litv2_jax.training.step import TrainState, create_graphdef, make_train_step
+from litv2_jax.training.plan import Plan, RunSettings
+from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
-
-# What `nnx.view` of a model knows to compute a second time.
-REMAT = ("none", "blocks")
 
 # How many images to draw as training sees them.
 _NUM_EXAMPLES = 16
@@ -41,83 +26,6 @@ class TrainingError(RuntimeError):
 
 class StoppedError(RuntimeError):
     """A run that was asked to stop, and saved what it had; start it again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """What a recipe says of the run itself, whatever the task.
-
-    Attributes:
-        task: Name of the task.
-        seed: Of the weights, the order of the data and everything else that is drawn.
-        epochs: Length of the run.
-        batch_size: Examples per update, over all devices.
-        accumulation_steps: Equal parts of a batch that are computed one after the
-            other, to save memory; each has BatchNorm statistics of its own.
-        batch_norm_group_size: Examples whose BatchNorm statistics are taken together;
-            0 takes the batch whole, 128 is as the original's GPUs did.
-        remat: What is computed a second time to save memory: none or blocks.
-        eval_every_epochs: Epochs between evaluations, each of which saves a checkpoint.
-        checkpoint_every_steps: Updates between checkpoints; 0 saves only those.
-        log_every_steps: Updates between the rows of `metrics.jsonl`.
-        max_skipped_steps: Updates in a row that may be left out, their loss or gradient
-            not being finite.
-        weights: Checkpoint or run to start from; "" starts from scratch.
-        optimizer: See there.
-    """
-
-    task: str
-    seed: int
-    epochs: float
-    batch_size: int
-    accumulation_steps: int
-    batch_norm_group_size: int
-    remat: str
-    eval_every_epochs: float
-    checkpoint_every_steps: int
-    log_every_steps: int
-    max_skipped_steps: int
-    weights: str
-    optimizer: OptimizerSettings
-
-    def check(self, num_devices: int) -> None:
-        """Raises ConfigError if a value is impossible."""
-        for name in (
-            "epochs",
-            "accumulation_steps",
-            "eval_every_epochs",
-            "log_every_steps",
-        ):
-            check_positive(getattr(self, name), f"config.{name}")
-        for name in (
-            "batch_norm_group_size",
-            "checkpoint_every_steps",
-            "max_skipped_steps",
-        ):
-            check_not_negative(getattr(self, name), f"config.{name}")
-        check_batch_size(self.batch_size, num_devices, "config.batch_size")
-        self._check_parts(num_devices)
-        if self.remat not in REMAT:
-            raise ConfigError(
-                f"config.remat is {self.remat!r}; use {' or '.join(REMAT)}."
-            )
-        self.optimizer.check(self.epochs)
-
-    def _check_parts(self, num_devices: int) -> None:
-        part, rest = divmod(self.batch_size, self.accumulation_steps)
-        if rest or part % num_devices:
-            raise ConfigError(
-                f"config.batch_size is {self.batch_size}, whose parts "
-                f"(config.accumulation_steps is {self.accumulation_steps}) "
-                f"{num_devices} devices cannot share equally: use a multiple of "
-                f"{self.accumulation_steps * num_devices}."
-            )
-        group = min(self.batch_norm_group_size, part)
-        if group and part % group:
-            raise ConfigError(
-                f"config.batch_norm_group_size is {group}, which does not divide the "
-                f"{part} examples that are computed at a time."
-            )
 
 
 def fit(
@@ -161,57 +69,6 @@ def fit(
         ) as log:
             trainer = _Trainer(task, settings, plan, devices, checkpoints, log, stop)
             return trainer.run(state, results)
-
-
-class Plan:
-    """The recipe in steps.
-
-    Attributes:
-        num_steps: Updates of the whole run.
-        eval_every: Updates between evaluations.
-        schedule: Learning rate by step.
-        optimizer: From `create_optimizer`.
-    """
-
-    def __init__(self, task: Task, settings: RunSettings):
-        self.num_steps = max(1, round(settings.epochs * task.steps_per_epoch))
-        self.eval_every = max(
-            1, round(settings.eval_every_epochs * task.steps_per_epoch)
-        )
-        schedules = create_schedules(
-            settings.optimizer,
-            batch_size=settings.batch_size,
-            steps_per_epoch=task.steps_per_epoch,
-            num_steps=self.num_steps,
-        )
-        self.schedule = schedules[0]
-        self.optimizer = create_optimizer(settings.optimizer, schedules)
-
-    def evaluates_at(self, step: int) -> bool:
-        """Returns whether an evaluation is due after so many updates."""
-        return step > 0 and (step % self.eval_every == 0 or step == self.num_steps)
-
-    def create_state(self, task: Task, settings: RunSettings) -> TrainState:
-        """Returns the state of a run that has not begun, with new weights."""
-        init_key = jax.random.fold_in(jax.random.key(settings.seed), 0)
-        return TrainState.create(task.build(nnx.Rngs(init_key)), self.optimizer)
-
-    def create_step(self, task: Task, settings: RunSettings) -> Any:
-        """Returns the compiled update, `make_train_step`."""
-        graphdef = create_graphdef(
-            task,
-            deterministic=False,
-            use_running_average=False,
-            batch_norm_group_size=settings.batch_norm_group_size,
-            remat=settings.remat,
-        )
-        return make_train_step(
-            graphdef,
-            task,
-            self.optimizer,
-            self.schedule,
-            accumulation_steps=settings.accumulation_steps,
-        )
 
 
 def _begin(

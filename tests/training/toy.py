@@ -13,7 +13,7 @@ from litv2_jax import settings
 from litv2_jax.data import pipeline
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.batch_norm import BatchNorm
-from litv2_jax.training.loop import RunSettings
+from litv2_jax.training.plan import RunSettings
 
 
 class ToyModel(nnx.Module):
