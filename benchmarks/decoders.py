@@ -29,15 +29,6 @@ def decode_as_training(data: bytes, box: Box) -> tuple[Image.Image, Box]:
     return imagenet.decode(data), box
 
 
-def decode_with_pillow(data: bytes, box: Box) -> tuple[Image.Image, Box]:
-    """Decodes all pixels, and converts them only if they are not RGB."""
-    image = Image.open(io.BytesIO(data))
-    if image.mode != "RGB":
-        return image.convert("RGB"), box
-    image.load()
-    return image, box
-
-
 def decode_with_draft(data: bytes, box: Box) -> tuple[Image.Image, Box]:
     """Decodes at 1/2, 1/4 or 1/8 of the size where the crop stays large enough."""
     image = Image.open(io.BytesIO(data))
@@ -62,7 +53,6 @@ def list_decoders() -> dict[str, Decoder]:
     """Returns the decoders that are installed, by name; the first is training's."""
     decoders: dict[str, Decoder] = {
         "imagenet.decode": decode_as_training,
-        "Pillow, no copy": decode_with_pillow,
         "Pillow, draft": decode_with_draft,
     }
     if simplejpeg:
