@@ -88,6 +88,17 @@ def test_options_of_the_converter_exist():
         assert f'"{option}"' in source, option
 
 
+def test_options_of_prepare_exist():
+    source = (ROOT / "litv2_jax" / "prepare.py").read_text()
+    page = (ROOT / "docs" / "training.md").read_text()
+    found = re.findall(r"python -m litv2_jax.prepare\s([^`\n]+)", page)
+    assert len(found) >= 4
+    for words in map(str.split, found):
+        assert f'add_parser("{words[0]}"' in source
+        for option in words[1:]:
+            assert not option.startswith("--") or f'"{option}"' in source, option
+
+
 def test_links_between_pages_lead_somewhere():
     for page in [*PAGES, "CONTRIBUTING.md"]:
         text = (ROOT / page).read_text()
