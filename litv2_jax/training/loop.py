@@ -57,7 +57,8 @@ def fit(
     ):
         state, results = _begin(task, settings, plan, devices, checkpoints)
         start_step = int(state.step)
-        if start_step >= plan.num_steps and results:
+        is_reported = (workdir / "report" / "summary.md").exists()
+        if start_step >= plan.num_steps and results and is_reported:
             announce(f"The run in {workdir} is finished, at step {start_step}.")
             return results
         with Log(
@@ -123,6 +124,9 @@ class _Trainer:
         if self._plan.evaluates_at(start_step) and not results:
             # The run was stopped before it had evaluated what it saved.
             results = self._save(start_step, state, is_stopping=False)
+        elif start_step >= self._plan.num_steps:
+            # Only its report is missing, which shows examples of an evaluation.
+            self._evaluator(state.params, state.stats)
         train_step = self._plan.create_step(self._task, self._settings)
         latest = None
         with contextlib.closing(iter(self._task.train_batches(start_step))) as batches:

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -108,6 +109,20 @@ def test_a_finished_run_says_so(tmp_path, capsys):
 
     assert fit(task, run, tmp_path) == results
     assert f"The run in {tmp_path} is finished, at step 12" in capsys.readouterr().out
+
+
+def test_a_report_that_is_missing_is_made_up_for(tmp_path):
+    """As after a kill between the last checkpoint and the report."""
+    results = fit(Toy(), toy_run(), tmp_path)
+    report = tmp_path / "report"
+    before = {path.name: path.read_bytes() for path in report.iterdir()}
+    log = (tmp_path / "metrics.jsonl").read_text()
+    shutil.rmtree(report)
+
+    assert fit(Toy(), toy_run(), tmp_path) == results
+    after = {path.name: path.read_bytes() for path in report.iterdir()}
+    assert after == {name: x for name, x in before.items() if name != "augmented.png"}
+    assert (tmp_path / "metrics.jsonl").read_text() == log
 
 
 def test_a_run_is_logged_and_drawn(tmp_path):
