@@ -226,14 +226,14 @@ def test_too_many_losses_in_a_row_that_are_not_finite_stop_the_run(tmp_path):
 
 def test_checkpoints_between_evaluations(tmp_path):
     """What is logged does not depend on where a run was stopped."""
-    run = toy_run(checkpoint_every_steps=3, log_every_steps=2, epochs=2.0)
+    run = toy_run(checkpoint_every_steps=3, log_every_steps=2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(Toy(), run, whole)
     with pytest.raises(InterruptedError):
-        fit(stop_before(Toy(), 8), run, parts)
+        fit(stop_before(Toy(), 11), run, parts)
     # The last two are kept, and the best of those that were evaluated.
     steps = {path.name for path in (parts / "checkpoints").iterdir()}
-    assert steps == {"4", "6"}
+    assert {"8", "9"} <= steps <= {"4", "8", "9"}
     fit(Toy(), run, parts)
     assert read_rows(whole, "train") == read_rows(parts, "train")
 
