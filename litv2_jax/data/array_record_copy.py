@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 from tqdm import tqdm
@@ -38,13 +39,14 @@ def copy_to_array_record(source: Path, target: Path) -> int:
         raise ConfigError(f"{target} is not empty; name a folder that is not there.")
     target.parent.mkdir(parents=True, exist_ok=True)
     _check_space(shards, target.parent)
-    counts = {path: len(tfrecord.scan(path)) for path in tqdm(shards, "check")}
+    records = {path: tfrecord.scan(path) for path in tqdm(shards, "check")}
     for path, expected in shards.items():
-        if counts[path] != expected:
+        if len(records[path]) != expected:
             raise ConfigError(
-                f"{path} has {counts[path]} records, but {source}/dataset_info.json "
-                f"says {expected}; copy it again from where it came."
+                f"{path} has {len(records[path])} records, but "
+                f"{source}/dataset_info.json says {expected}; copy it again from where it came."
             )
+    count = sum(map(len, records.values()))
     # Within another folder, which is removed even if this is interrupted.
     with tempfile.TemporaryDirectory(
         prefix=f"{target.name}.incomplete-", dir=target.parent
@@ -52,18 +54,18 @@ def copy_to_array_record(source: Path, target: Path) -> int:
         made = Path(folder) / target.name
         made.mkdir()
         _copy_rest(source, made)
-        with tqdm(total=sum(counts.values()), desc="copy", unit=" records") as bar:
-            for path in shards:
+        with tqdm(total=count, desc="copy", unit=" records") as bar:
+            for path, positions in records.items():
                 name = path.name.replace(".tfrecord", ".array_record")
-                _ADAPTER.write_examples(made / name, _read(path, bar))
+                _ADAPTER.write_examples(made / name, _read(path, positions, bar))
                 written = _ADAPTER.num_examples(made / name)
-                if written != counts[path]:
+                if written != len(positions):
                     raise ConfigError(
                         f"{written} records of {path} were written, not "
-                        f"{counts[path]}; is the disk of {target} full?"
+                        f"{len(positions)}; is the disk of {target} full?"
                     )
         os.replace(made, target)
-    return sum(counts.values())
+    return count
 
 
 def _find_shards(source: Path) -> dict[Path, int]:
@@ -109,9 +111,9 @@ def _copy_rest(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _read(path: Path, bar: tqdm) -> Iterator[tuple[int, bytes]]:
+def _read(path: Path, positions: np.ndarray, bar: tqdm) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb") as file:
-        for number, (start, length) in enumerate(tfrecord.scan(path).tolist()):
+        for number, (start, length) in enumerate(positions.tolist()):
             file.seek(start)
             yield number, file.read(length)
             bar.update()

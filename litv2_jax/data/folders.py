@@ -102,20 +102,12 @@ def _find_split(split: str, data_dir: str) -> Path:
         )
     root = Path(data_dir).expanduser() / split
     if not root.is_dir():
-        parent = root.parent
-        found = (
-            sorted(p.name for p in parent.iterdir() if p.is_dir())
-            if (parent.is_dir())
-            else []
+        folders = root.parent.iterdir() if root.parent.is_dir() else ()
+        found = sorted(path.name for path in folders if path.is_dir())
+        there = (
+            f"{root.parent} has {', '.join(found[:10])}" if found else "nothing near it"
         )
-        raise ConfigError(
-            f"There is no folder {root}; "
-            + (
-                f"{parent} has {', '.join(found[:10])}."
-                if found
-                else "nothing near it."
-            )
-        )
+        raise ConfigError(f"There is no folder {root}; {there}.")
     return root
 
 
