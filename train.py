@@ -5,7 +5,6 @@ python train.py --config configs/imagenet.py:litv2_s --workdir runs/s --config.s
 python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weights/s
 """
 
-import dataclasses
 import json
 import signal
 import sys
@@ -16,12 +15,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from litv2_jax import settings, tasks
+from litv2_jax import tasks
 from litv2_jax.settings import ConfigError
-from litv2_jax.training import devices, evaluation, loop, plan
+from litv2_jax.training import devices, evaluation, loop
 from litv2_jax.training.checkpoint import CheckpointError
 from litv2_jax.training.dry_run import describe_run
 from litv2_jax.training.log import announce
+from litv2_jax.training.plan import RunSettings
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -70,17 +70,9 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     given = _WEIGHTS if _EVAL_ONLY.value else _WORKDIR
     if not given.value and not _DRY_RUN.value:
         raise ConfigError(f"Add --{given.name} FOLDER to the command.")
-    names = {field.name for field in dataclasses.fields(plan.RunSettings)}
-    run = settings.parse(
-        plan.RunSettings, {k: v for k, v in config.items() if k in names}
-    )
+    run, rest = RunSettings.split(config)
     run.check(jax.device_count())
-    task = tasks.create_task(
-        run.task,
-        {k: v for k, v in config.items() if k not in names},
-        batch_size=run.batch_size,
-        seed=run.seed,
-    )
+    task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
     if _DRY_RUN.value:
         announce(describe_run(task, run))
         return {}

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from configs import demo
-from litv2_jax import settings, tasks
+from litv2_jax import tasks
 from litv2_jax.training.checkpoint import load_weights
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
@@ -38,9 +38,7 @@ def digits(data_dir) -> dict:
 
 
 def create(config: dict):
-    names = set(RunSettings.__annotations__)
-    run = settings.parse(RunSettings, {k: v for k, v in config.items() if k in names})
-    rest = {k: v for k, v in config.items() if k not in names}
+    run, rest = RunSettings.split(config)
     task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
     return run, task
 

@@ -44,7 +44,8 @@ def copy_to_array_record(source: Path, target: Path) -> int:
         if len(records[path]) != expected:
             raise ConfigError(
                 f"{path} has {len(records[path])} records, but "
-                f"{source}/dataset_info.json says {expected}; copy it again from where it came."
+                f"{source}/dataset_info.json says {expected}; copy it again from where "
+                "it came."
             )
     count = sum(map(len, records.values()))
     # Within another folder, which is removed even if this is interrupted.

@@ -1,6 +1,7 @@
 """What a recipe says of a run, and what becomes of it: steps, schedule, optimizer."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from litv2_jax.settings import (
     check_batch_size,
     check_not_negative,
     check_positive,
+    parse,
 )
 from litv2_jax.training.optimizer import (
     OptimizerSettings,
@@ -60,6 +62,17 @@ class RunSettings:
     max_skipped_steps: int
     weights: str
     optimizer: OptimizerSettings
+
+    @classmethod
+    def split(cls, config: Mapping[str, Any]) -> tuple["RunSettings", dict[str, Any]]:
+        """Returns the settings of the run, and those of a recipe that are the task's.
+
+        Raises:
+            ConfigError: If one of the run is missing or of the wrong type.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        run = parse(cls, {k: v for k, v in config.items() if k in names})
+        return run, {k: v for k, v in config.items() if k not in names}
 
     def check(self, num_devices: int) -> None:
         """Raises ConfigError if a value is impossible."""

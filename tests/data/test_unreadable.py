@@ -12,6 +12,7 @@ from litv2_jax.data.unreadable import (
     read_readable,
 )
 from litv2_jax.settings import ConfigError
+from tests.data.test_pipeline import Draw, Keep
 
 SIZE, BAD = 50, {0, 5, 6, 7, 20, 49}
 
@@ -34,16 +35,6 @@ class Damaged:
 
     def where(self, index):
         return f"record {index} of numbers.txt"
-
-
-class Draw(grain.transforms.RandomMap):
-    def random_map(self, element, rng):
-        return {"number": np.int32(element), "draw": np.int32(rng.integers(1 << 30))}
-
-
-class Keep(grain.transforms.Map):
-    def map(self, element):
-        return {"number": np.int32(element)}
 
 
 class Refuse(grain.transforms.Map):

@@ -9,7 +9,6 @@ from flax import nnx
 from matplotlib.figure import Figure
 
 from configs import demo
-from litv2_jax import settings
 from litv2_jax.data import pipeline
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.batch_norm import BatchNorm
@@ -127,6 +126,4 @@ def toy_run(**changes) -> RunSettings:
     config.optimizer.base_batch_size = 16
     config.optimizer.warmup_epochs = 1.0
     config.update_from_flattened_dict(changes)
-    names = set(RunSettings.__annotations__)
-    values = {k: v for k, v in config.to_dict().items() if k in names}
-    return settings.parse(RunSettings, values)
+    return RunSettings.split(config.to_dict())[0]
