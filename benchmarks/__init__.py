@@ -1,1 +1,1 @@
-"""Measurements of speed: `python -m benchmarks NAME` writes results/NAME.csv."""
+"""Measurements of speed: `python -m benchmarks NAME` writes results/NAME.json."""

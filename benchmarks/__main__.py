@@ -1,7 +1,7 @@
-"""Measures one thing, prints a table and writes the CSV file.
+"""Measures one thing, prints a table and writes the JSON file.
 
 python -m benchmarks data
-python -m benchmarks data --images 1024 --workers 0 4 8 --output results/here.csv
+python -m benchmarks data --images 1024 --workers 0 4 8 --output results/here.json
 """
 
 import argparse

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import decoders, photos, results, timing
+from benchmarks import decoders, photos, pipeline_timing, results, timing
 from benchmarks.results import Row
 from litv2_jax.data import imagenet
 from litv2_jax.data.tfds_source import ImageSource
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=positive, default=9, help="medians are taken of so many"
     )
     parser.add_argument(
-        "--output", type=Path, default=results.ROOT / "benchmarks/results/data.csv"
+        "--output", type=Path, default=results.ROOT / "benchmarks/results/data.json"
     )
 
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         photos.prepare(data_dir, config)
         source = ImageSource("photos/benchmark", "train", data_dir)
         rows = measure(source, options.workers, options.rounds)
-    results.write_csv(rows, description, options.output)
+    results.write_json(rows, description, options.output)
     print(results.format_tables(rows))
     print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
 
@@ -137,7 +137,7 @@ def _time_ready_pixels(workers: int, starts: int) -> float:
     """Returns the CPU seconds per image of a pipeline that only passes pixels on."""
     source = [{"image": b"", "label": 0}]
     times = [
-        timing.time_pipeline(source, timing.Ready(), workers)["cpu"]
+        pipeline_timing.time_pipeline(source, pipeline_timing.Ready(), workers)["cpu"]
         for _ in range(starts)
     ]
     return float(np.median(times))
@@ -201,7 +201,11 @@ def measure_pipelines(
     found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}
     for _ in tqdm(range(min(rounds, MAX_STARTS)), desc="pipelines", leave=False):
         for w in workers:
-            found[w].append(timing.time_pipeline(source, timing.Clocked(transform), w))
+            found[w].append(
+                pipeline_timing.time_pipeline(
+                    source, pipeline_timing.Clocked(transform), w
+                )
+            )
     rows = []
     for w, times in found.items():
         name = "threads only" if w == 0 else f"{w} worker{'s' if w > 1 else ''}"

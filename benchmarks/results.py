@@ -1,7 +1,7 @@
-"""Rows of measurements: where they were taken, as a CSV file, as a printed table."""
+"""Rows of measurements: where they were taken, as a JSON file, as a printed table."""
 
-import csv
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -43,14 +43,22 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def write_csv(rows: Sequence[Row], run: dict[str, Any], path: Path) -> None:
-    """Writes one line per row, each with everything that is known of the run."""
+def write_json(rows: Sequence[Row], run: dict[str, Any], path: Path) -> None:
+    """Writes what is known of the run, then one line per row."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*Row._fields, *run])
-        for row in rows:
-            writer.writerow([*row[:3], f"{row.value:.6g}", *run.values()])
+    lines = [json.dumps([*row[:3], float(f"{row.value:.6g}")]) for row in rows]
+    head = json.dumps(run, indent=1).removesuffix("\n}")
+    columns = json.dumps(Row._fields)
+    body = ",\n  ".join(lines)
+    path.write_text(f'{head},\n "columns": {columns},\n "rows": [\n  {body}\n ]\n}}\n')
+
+
+def read_json(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    """Returns the rows and what is known of the run."""
+    run = json.loads(path.read_text())
+    rows = [Row(*row) for row in run.pop("rows")]
+    run.pop("columns")
+    return rows, run
 
 
 def format_tables(rows: Sequence[Row]) -> str:

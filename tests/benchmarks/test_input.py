@@ -1,4 +1,3 @@
-import csv
 import io
 import subprocess
 import sys
@@ -9,30 +8,29 @@ from PIL import Image
 
 from benchmarks import __main__ as command
 from benchmarks import decoders, photos
-from benchmarks.results import Row, format_tables
+from benchmarks.results import Row, format_tables, read_json
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Rows of the shortest possible run of the command."""
-    output = tmp_path_factory.mktemp("results") / "data.csv"
+    """Rows and machine of the shortest possible run of the command."""
+    output = tmp_path_factory.mktemp("results") / "data.json"
     # On its own, because worker processes start from the main module anew.
     options = f"data --images 4 --workers 0 --rounds 1 --output {output}".split()
     arguments = [sys.executable, "-m", "benchmarks", *options]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "to feed one H200" in done.stdout
-    with output.open() as file:
-        return list(csv.DictReader(file))
+    return read_json(output)
 
 
-def select(rows, part, quantity):
+def select(measured, part, quantity):
     return {
-        row["name"]: float(row["value"])
-        for row in rows
-        if (row["part"], row["quantity"]) == (part, quantity)
+        row.name: row.value
+        for row in measured[0]
+        if (row.part, row.quantity) == (part, quantity)
     }
 
 
@@ -49,10 +47,9 @@ def test_every_part_is_measured(measured):
 
 def test_numbers_are_possible(measured):
     may_be_zero = {"greatest difference", "share identical"}
-    for row in measured:
-        value = float(row["value"])
-        is_sent = row["name"] == "between processes"
-        assert value > 0 or is_sent or row["quantity"] in may_be_zero, row
+    for row in measured[0]:
+        is_sent = row.name == "between processes"
+        assert row.value > 0 or is_sent or row.quantity in may_be_zero, row
     shares = select(measured, "one core", "share of time")
     assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
     differences = select(measured, "decoder", "greatest difference")
@@ -66,13 +63,13 @@ def test_cores_times_speed_is_what_the_gpu_needs(measured):
         assert cores * speed == pytest.approx(needed[name], rel=1e-4)
 
 
-def test_rows_say_where_they_were_measured_and_no_paths(measured):
-    for row in measured:
-        assert row["commit"]
-        assert row["cpu"]
-        assert int(row["cores"]) > 0
-        assert "pillow=" in row["versions"]
-        assert str(ROOT) not in "".join(row.values())
+def test_the_file_says_where_it_was_measured_and_no_paths(measured):
+    rows, run = measured
+    assert run["commit"]
+    assert run["cpu"]
+    assert run["cores"] > 0
+    assert "pillow=" in run["versions"]
+    assert str(ROOT) not in f"{rows} {run}"
 
 
 def test_unknown_names_are_refused(capsys):
