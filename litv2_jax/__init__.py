@@ -4,6 +4,7 @@ from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
 from litv2_jax.convert.torch_file import read_torch_checkpoint
 from litv2_jax.models import list_models
 from litv2_jax.models.flops import count_flops
+from litv2_jax.models.fuse import fuse_for_inference
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.pretrained import create_model
 
@@ -11,6 +12,7 @@ __all__ = [
     "HiLo",
     "count_flops",
     "create_model",
+    "fuse_for_inference",
     "list_models",
     "load_torch_weights",
     "read_torch_checkpoint",

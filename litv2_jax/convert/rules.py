@@ -12,13 +12,15 @@ from litv2_jax.models.batch_norm import BatchNorm
 from litv2_jax.models.blocks import (
     Block,
     ConvMlp,
-    DepthwiseConv,
+    DepthwiseConvGelu,
     DropPath,
     PatchEmbedding,
 )
 from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.models.patch_conv import PatchConv
 
 _KERNEL_AND_BIAS = {"kernel": "weight", "bias": "bias"}
 _SCALE_AND_BIAS = {"scale": "weight", "bias": "bias"}
@@ -60,10 +62,10 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
         "var": "running_var",
         "num_batches": "num_batches_tracked",
     },
-    DepthwiseConv: _KERNEL_AND_BIAS,
-    nnx.Conv: _KERNEL_AND_BIAS,
+    DepthwiseConvGelu: _KERNEL_AND_BIAS,
+    PatchConv: _KERNEL_AND_BIAS,
     nnx.Linear: _KERNEL_AND_BIAS,
-    nnx.LayerNorm: _SCALE_AND_BIAS,
+    LayerNorm: _SCALE_AND_BIAS,
 }
 
 # Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a

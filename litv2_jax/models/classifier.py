@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig
-from litv2_jax.models.blocks import LayerNorm
+from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
 
 
 class Classifier(nnx.Module):
@@ -30,7 +30,9 @@ class Classifier(nnx.Module):
         self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
         # From here on in float32 at least: these layers cost next to nothing.
         exact = jnp.promote_types(dtype, jnp.float32)
-        self.norm = LayerNorm(config.dims[-1], dtype=exact, rngs=rngs)
+        self.norm: LayerNorm | PlainLayerNorm = LayerNorm(
+            config.dims[-1], dtype=exact, rngs=rngs
+        )
         self.head = nnx.Linear(
             config.dims[-1],
             num_classes,

@@ -4,11 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+import numpy as np
+from einops import rearrange, reduce
 from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models.initializers import linear_kernel
+from litv2_jax.ops.attention import attend, attend_in_windows
 
 
 class HiLo(nnx.Module):
@@ -80,31 +82,59 @@ class HiLo(nnx.Module):
         height, width = x.shape[1:3]
         pad = [(0, 0), (0, -height % self.window_size), (0, -width % self.window_size)]
         x = jnp.pad(x, [*pad, (0, 0)])
-        outputs = []
+        layers, outputs = {}, []
         if self.high_heads:
-            outputs.append(self._attend_high(x))
+            layers["high_qkv"] = self.high_qkv
         if self.low_heads:
-            outputs.append(self._attend_low(x))
+            layers["low_q"] = self.low_q
+        if self.low_heads and self.window_size == 1:
+            layers["low_kv"] = self.low_kv
+        projected = _project_together(x, layers)
+        if self.high_heads:
+            outputs.append(self._attend_high(projected["high_qkv"]))
+        if self.low_heads:
+            # Averaged before it is projected, of fewer positions.
+            kv = projected.get("low_kv")
+            kv = self.low_kv(_average(x, self.window_size)) if kv is None else kv
+            outputs.append(self._attend_low(projected["low_q"], kv))
         return jnp.concatenate(outputs, axis=-1)[:, :height, :width]
 
-    def _attend_high(self, x: jax.Array) -> jax.Array:
-        """Attention inside each window: [B, H, W, C] -> [B, H, W, Hi-Fi channels]."""
-        s, batch, rows = self.window_size, x.shape[0], x.shape[1] // self.window_size
-        x = rearrange(x, "b (r s) (c t) d -> (b r c) (s t) d", s=s, t=s)
-        q, k, v = rearrange(
-            self.high_qkv(x), "b l (k n d) -> k b l n d", k=3, n=self.high_heads
-        )
-        x = jax.nn.dot_product_attention(q, k, v, scale=self.scale)
-        x = rearrange(
-            x, "(b r c) (s t) n d -> b (r s) (c t) (n d)", b=batch, r=rows, s=s
+    def _attend_high(self, qkv: jax.Array) -> jax.Array:
+        """Attention inside each window: [B, H, W, 3 * Hi-Fi channels] -> a third."""
+        x = attend_in_windows(
+            qkv,
+            num_heads=self.high_heads,
+            window_size=self.window_size,
+            scale=self.scale,
         )
         return self.high_out(x)
 
-    def _attend_low(self, x: jax.Array) -> jax.Array:
-        """Attention to window averages: [B, H, W, C] -> [B, H, W, Lo-Fi channels]."""
-        s, n, height = self.window_size, self.low_heads, x.shape[1]
-        means = nnx.avg_pool(x, (s, s), strides=(s, s))
-        q = rearrange(self.low_q(x), "b h w (n d) -> b (h w) n d", n=n)
-        k, v = rearrange(self.low_kv(means), "b h w (k n d) -> k b (h w) n d", k=2, n=n)
-        x = jax.nn.dot_product_attention(q, k, v, scale=self.scale)
+    def _attend_low(self, q: jax.Array, kv: jax.Array) -> jax.Array:
+        """Attention to window averages: queries [B, H, W, Lo-Fi channels] -> the same.
+
+        Keys and values are [B, H / s, W / s, 2 * Lo-Fi channels].
+        """
+        n, height = self.low_heads, q.shape[1]
+        q = rearrange(q, "b h w (n d) -> b (h w) n d", n=n)
+        k, v = rearrange(kv, "b h w (k n d) -> k b (h w) n d", k=2, n=n)
+        x: jax.Array = attend(q, k, v, self.scale)
         return self.low_out(rearrange(x, "b (h w) n d -> b h w (n d)", h=height))
+
+
+def _project_together(
+    x: jax.Array, layers: dict[str, nnx.Linear]
+) -> dict[str, jax.Array]:
+    """Applies layers that read the same input, as one matrix product."""
+    dtype = next(iter(layers.values())).dtype
+    kernels = [layer.kernel[...] for layer in layers.values()]
+    y = x.astype(dtype) @ jnp.concatenate(kernels, axis=1).astype(dtype)
+    biases = [layer.bias[...] for layer in layers.values() if layer.bias is not None]
+    if biases:
+        y += jnp.concatenate(biases).astype(dtype)[None, None, None]
+    ends = np.cumsum([kernel.shape[1] for kernel in kernels[:-1]])
+    return dict(zip(layers, jnp.split(y, ends, axis=-1), strict=True))
+
+
+def _average(x: jax.Array, size: int) -> jax.Array:
+    """Returns the averages of windows: [B, H, W, C] -> [B, H / size, W / size, C]."""
+    return reduce(x, "b (r s) (c t) d -> b r c d", "mean", s=size, t=size)

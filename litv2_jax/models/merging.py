@@ -6,9 +6,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.activations import gelu
-from litv2_jax.models.batch_norm import BatchNorm
+from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
+from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.deform_conv import deform_conv
+from litv2_jax.ops.gelu import gelu
 
 
 class DeformableTokenMerging(nnx.Module):
@@ -28,21 +29,20 @@ class DeformableTokenMerging(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.offset = nnx.Conv(
+        self.offset = PatchConv(
             dim,
             8,  # Down and right for each of the four taps.
-            (2, 2),
-            strides=2,
-            padding="VALID",
+            2,
+            kernel_init=nnx.initializers.zeros,
+            bias_init=nnx.initializers.zeros,
             # Positions need more digits than bfloat16 has: at 32 it steps by 1/4.
             dtype=jnp.promote_types(dtype, jnp.float32),
-            kernel_init=nnx.initializers.zeros,
             rngs=rngs,
         )
         init = initializers.uniform(fan_in=4 * dim)
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, dim, out_dim)))
         self.bias = nnx.Param(init(rngs.params(), (out_dim,)))
-        self.norm = BatchNorm(out_dim, dtype=dtype, rngs=rngs)
+        self.norm: BatchNorm | FoldedNorm = BatchNorm(out_dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = deform_conv(x, self.offset(x), self.kernel[...])

@@ -6,7 +6,7 @@ from flax import nnx
 
 from litv2_jax import load_torch_weights
 from litv2_jax.models import create_model
-from litv2_jax.models.blocks import LayerNorm
+from litv2_jax.models.layer_norm import LayerNorm
 from tests.reference import Reference, fill, make_images, make_weights
 
 GOLDEN = Reference("backbone")
@@ -39,7 +39,7 @@ def test_features_match_the_dense_backbones(name):
         assert GOLDEN.difference(f"{name}/feat{i}", x.transpose(0, 3, 1, 2)) < 3e-5
 
 
-def norm_of(name: str, dim: int) -> nnx.LayerNorm:
+def norm_of(name: str, dim: int) -> LayerNorm:
     norm = LayerNorm(dim, rngs=nnx.Rngs(0))
     arrays = make_weights({f"{name}.{leaf}": (dim,) for leaf in ("weight", "bias")})
     load_torch_weights(norm, {key.split(".")[1]: x for key, x in arrays.items()})

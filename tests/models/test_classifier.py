@@ -56,6 +56,7 @@ def tiny_model(case: dict):
     )
 
 
+@pytest.mark.usefixtures("all_forms")
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", TINY.cases)
 def test_tiny_model_matches_pytorch(name, mode):

@@ -18,6 +18,7 @@ def build(case: dict) -> HiLo:
     return fill(lambda: HiLo(*(case[key] for key in arguments), rngs=nnx.Rngs(0)))
 
 
+@pytest.mark.usefixtures("all_forms")
 @pytest.mark.parametrize("name", CASES)
 def test_matches_pytorch(name):
     case = GOLDEN.cases[name]

@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.depthwise import depthwise_conv3x3
+from litv2_jax.ops import forms
+from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
 
 
-def grouped_convolution(x, kernel):
-    return jax.lax.conv_general_dilated(
+def plain(x, kernel, bias):
+    """The same from JAX's own convolution and GELU."""
+    y = jax.lax.conv_general_dilated(
         x,
         kernel,
         (1, 1),
@@ -15,31 +17,36 @@ def grouped_convolution(x, kernel):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
+    return jax.nn.gelu(y + bias[None, None, None], approximate=False)
 
 
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("form", GRADIENT_FORMS)
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 6)])
-def test_is_a_grouped_convolution(size):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, *size, 5)).astype(np.float32)
-    kernel = rng.standard_normal((3, 3, 1, 5)).astype(np.float32)
+def test_is_a_grouped_convolution_with_gelu(size, form, monkeypatch):
+    monkeypatch.setitem(forms.FASTEST, "depthwise_gradient", (form, form))
+    arguments = draw(2, *size, 5), draw(3, 3, 1, 5, seed=1), draw(5, seed=2)
 
-    actual, vjp = jax.vjp(depthwise_conv3x3, x, kernel)
-    expected, expected_vjp = jax.vjp(grouped_convolution, x, kernel)
+    actual, vjp = jax.vjp(depthwise_conv3x3_gelu, *arguments)
+    expected, expected_vjp = jax.vjp(plain, *arguments)
 
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    for ours, theirs in zip(vjp(expected), expected_vjp(expected), strict=True):
+    cotangent = draw(2, *size, 5, seed=3)
+    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_bfloat16_is_rounded_once():
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((2, 6, 5, 4)), jnp.bfloat16)
-    kernel = jnp.asarray(rng.standard_normal((3, 3, 1, 4)), jnp.float32)
+    x = jnp.asarray(draw(2, 6, 5, 4), jnp.bfloat16)
+    kernel, bias = draw(3, 3, 1, 4, seed=1), draw(4, seed=2)
 
-    expected = grouped_convolution(x.astype(jnp.float32), kernel).astype(jnp.bfloat16)
-    actual = depthwise_conv3x3(x, kernel)
+    expected = plain(x.astype(jnp.float32), kernel, bias).astype(jnp.bfloat16)
+    actual = depthwise_conv3x3_gelu(x, kernel, bias)
 
     assert actual.dtype == jnp.bfloat16
     np.testing.assert_allclose(
-        actual.astype("float32"), expected.astype("float32"), 2**-7
+        actual.astype("float32"), expected.astype("float32"), 2**-7, atol=1e-6
     )

@@ -1,0 +1,104 @@
+"""A model with all constants folded that inference leaves constant."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from litv2_jax.models.batch_norm import FoldedNorm
+from litv2_jax.models.blocks import Block
+from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.hilo import HiLo
+from litv2_jax.models.layer_norm import PlainLayerNorm
+from litv2_jax.models.merging import DeformableTokenMerging
+
+
+def fuse_for_inference(model: nnx.Module) -> Any:
+    """Returns a copy of a model that computes the same with fewer steps.
+
+    BatchNorm becomes part of the convolution before it; scale and bias of a LayerNorm
+    part of the one matrix product that reads it; the factor of the attention logits
+    part of the projection to queries; and kernels are kept in the type that the model
+    computes in. Outputs differ by the noise of float32, or of bfloat16.
+
+    Such a model can be called, split and compiled like any other. It has other
+    parameters than the original, so that it cannot be trained or converted.
+
+    Args:
+        model: From `create_model`; stays as it is.
+
+    Raises:
+        ValueError: If the model has been fused before, or is but a part of one.
+    """
+    model = nnx.clone(model)
+    modules = [module for _, module in nnx.iter_modules(model)]
+    kinds = {type(module) for module in modules}
+    if FoldedNorm in kinds:
+        raise ValueError("This model is fused already: use it as it is.")
+    if DeformableTokenMerging not in kinds:
+        raise ValueError(
+            f"A {type(model).__name__} is no model with its backbone: fuse all of what "
+            "create_model returns."
+        )
+    for module in modules:
+        if isinstance(module, DeformableTokenMerging):
+            _fold_batch_norm(module)
+        elif isinstance(module, Block):
+            module.norm2 = _fold_layer_norm(module.norm2, module.mlp.expand)
+        elif isinstance(module, HiLo):
+            _fold_scale(module)
+        elif isinstance(module, Classifier):
+            # The mean over the map, which lies between, does not mind.
+            module.norm = _fold_layer_norm(module.norm, module.head)
+    for module in modules:
+        if isinstance(module, nnx.Linear) and module.dtype is not None:
+            _replace(module, "kernel", _read(module.kernel), module.dtype)
+    return model
+
+
+# In numpy, because JAX would compile a program for each of these sums and products.
+
+
+def _fold_batch_norm(merge: DeformableTokenMerging) -> None:
+    norm: Any = merge.norm
+    scale = _read(norm.scale) / np.sqrt(_read(norm.var) + norm.epsilon)
+    bias = (_read(merge.bias) - _read(norm.mean)) * scale + _read(norm.bias)
+    _replace(merge, "kernel", _read(merge.kernel) * scale, norm.dtype)
+    _replace(merge, "bias", bias)
+    merge.norm = FoldedNorm()
+
+
+def _fold_layer_norm(norm: Any, layer: nnx.Linear) -> PlainLayerNorm:
+    """Moves scale and bias of a norm into the layer that alone reads it."""
+    kernel = _read(layer.kernel)
+    _replace(layer, "bias", _read(layer.bias) + _read(norm.bias) @ kernel)
+    _replace(layer, "kernel", _read(norm.scale)[:, None] * kernel)
+    return PlainLayerNorm(dtype=norm.dtype)
+
+
+def _fold_scale(attention: HiLo) -> None:
+    """Moves the factor of the logits into the queries."""
+    layers = []
+    if attention.high_heads:
+        layers.append((attention.high_qkv, attention.high_qkv.out_features // 3))
+    if attention.low_heads:
+        layers.append((attention.low_q, attention.low_q.out_features))
+    for layer, num_queries in layers:
+        is_query = np.arange(layer.out_features) < num_queries
+        factors = np.where(is_query, attention.scale, 1.0).astype(np.float32)
+        _replace(layer, "kernel", _read(layer.kernel) * factors)
+        if layer.bias is not None:
+            _replace(layer, "bias", _read(layer.bias) * factors)
+    attention.scale = 1.0
+
+
+def _read(variable: Any) -> np.ndarray:
+    return np.asarray(variable[...])
+
+
+def _replace(
+    module: nnx.Module, name: str, value: np.ndarray, dtype: DTypeLike = jnp.float32
+) -> None:
+    setattr(module, name, nnx.Param(jnp.asarray(value, dtype)))

@@ -1,0 +1,159 @@
+"""The two attentions of HiLo (arXiv:2205.13213, section 3.2)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from litv2_jax.ops.forms import run_fastest
+
+
+def attend_in_windows(
+    qkv: jax.Array, *, num_heads: int, window_size: int, scale: float
+) -> jax.Array:
+    """Lets every position attend to those of its window.
+
+    Args:
+        qkv: [B, H, W, 3 * N * D]: queries, keys and values of N heads of D channels.
+        num_heads: N.
+        window_size: Side of the windows, which divides H and W.
+        scale: Factor of the logits.
+
+    Returns:
+        [B, H, W, N * D] in the type of `qkv`; the softmax is computed in float32 at
+        least.
+    """
+    forms = {
+        name: functools.partial(
+            form, num_heads=num_heads, window_size=window_size, scale=scale
+        )
+        for name, form in WINDOW_FORMS.items()
+    }
+    return run_fastest("window_attention", forms, qkv)
+
+
+def _attend_batched(
+    qkv: jax.Array, *, num_heads: int, window_size: int, scale: float
+) -> jax.Array:
+    """A batch of small matrix products, one for each window and head."""
+    batch, s = qkv.shape[0], window_size
+    rows = qkv.shape[1] // s
+    q, k, v = rearrange(
+        qkv, "b (r s) (c t) (k n d) -> k (b r c) (s t) n d", s=s, t=s, k=3, n=num_heads
+    )
+    y = jax.nn.dot_product_attention(q, k, v, scale=scale)
+    return rearrange(
+        y, "(b r c) (s t) n d -> b (r s) (c t) (n d)", b=batch, r=rows, s=s
+    )
+
+
+def _attend_elementwise(
+    qkv: jax.Array, *, num_heads: int, window_size: int, scale: float
+) -> jax.Array:
+    """Products and sums over whole maps, once for each position of a window as key.
+
+    Neither is anything transposed nor is there a matrix product, so that a GPU's
+    compiler makes a few kernels that read and write each array once.
+    """
+    exact = jnp.promote_types(qkv.dtype, jnp.float32)
+    s = window_size
+    q, k, v = rearrange(
+        qkv, "b (r s) (c t) (k n d) -> k b r s c t n d", s=s, t=s, k=3, n=num_heads
+    )
+    q = q.astype(exact) * scale
+    places = [(i, j) for i in range(s) for j in range(s)]
+
+    def take(x: jax.Array, place: tuple[int, int]) -> jax.Array:
+        i, j = place
+        return x[:, :, i : i + 1, :, j : j + 1].astype(exact)
+
+    logits = jnp.stack([jnp.sum(q * take(k, place), -1) for place in places])
+    weights = jax.nn.softmax(logits, axis=0)
+    y = jnp.zeros(q.shape, exact)
+    for weight, place in zip(weights, places, strict=True):
+        y += weight[..., None] * take(v, place)
+    return rearrange(y, "b r s c t n d -> b (r s) (c t) (n d)").astype(qkv.dtype)
+
+
+WINDOW_FORMS = {"batched": _attend_batched, "elementwise": _attend_elementwise}
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
+    """Lets every query attend to all keys.
+
+    Args:
+        q: [B, N, heads, D].
+        k: [B, M, heads, D].
+        v: [B, M, heads, D].
+        scale: Factor of the logits.
+
+    Returns:
+        [B, N, heads, D] in the type of `q`; logits and softmax are float32 at least.
+    """
+    forms = {
+        name: functools.partial(form, scale=scale)
+        for name, form in ATTENTION_FORMS.items()
+    }
+    return run_fastest("attention", forms, q, k, v)
+
+
+def _attend_plain(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+) -> jax.Array:
+    """JAX's own."""
+    return jax.nn.dot_product_attention(q, k, v, scale=scale)
+
+
+def _attend_padded(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+) -> jax.Array:
+    """With its own derivative, and sizes that matrix units take as they are."""
+    return _attend_padded_at(q, k, v, scale)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend_padded_at(
+    q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+) -> jax.Array:
+    return _attend_forward(q, k, v, scale)[0]
+
+
+def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float):
+    # Matrix units take rows by the eight: padding what is small, here, spares XLA to
+    # pad the weights, which are large, for each of its products.
+    num_queries, num_keys = q.shape[1], k.shape[1]
+    q, k, v = (_pad_to_multiple(x, 8) for x in (q, k, v))
+    exact = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=exact)
+    logits = logits * scale
+    is_key = jnp.arange(k.shape[1])[None, None, None] < num_keys
+    logits = jnp.where(is_key, logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    weights = jax.lax.optimization_barrier(weights)
+    y = jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+    return y[:, :num_queries], (q, k, v, weights, num_queries, num_keys)
+
+
+def _attend_backward(scale: float, residuals, grad: jax.Array):
+    q, k, v, weights, num_queries, num_keys = residuals
+    grad = _pad_to_multiple(grad, 8)
+    grad_v = jnp.einsum("bhnm,bnhd->bmhd", weights, grad)
+    grad_weights = jnp.einsum("bnhd,bmhd->bhnm", grad, v)
+    exact = jnp.promote_types(q.dtype, jnp.float32)
+    product = grad_weights.astype(exact) * weights.astype(exact)
+    along = jnp.sum(product, -1, keepdims=True)
+    grad_logits = (scale * (product - weights.astype(exact) * along)).astype(q.dtype)
+    grad_q = jnp.einsum("bhnm,bmhd->bnhd", grad_logits, k)
+    grad_k = jnp.einsum("bhnm,bnhd->bmhd", grad_logits, q)
+    return grad_q[:, :num_queries], grad_k[:, :num_keys], grad_v[:, :num_keys]
+
+
+_attend_padded_at.defvjp(_attend_forward, _attend_backward)
+
+ATTENTION_FORMS = {"plain": _attend_plain, "padded": _attend_padded}
+
+
+def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:
+    """Appends zeros along axis 1."""
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))

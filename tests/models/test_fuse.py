@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import litv2_jax
+from litv2_jax import fuse_for_inference
+from litv2_jax.models.batch_norm import BatchNorm
+from tests.reference import fill
+
+SIZES = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 3, 6)}
+
+
+def create(**options):
+    """A small model none of whose constants is 0 or 1."""
+    model = fill(
+        lambda: litv2_jax.create_model(
+            "litv2_s", rngs=nnx.Rngs(0), num_classes=7, **SIZES, **options
+        )
+    )
+    rng = np.random.default_rng(0)
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, BatchNorm):
+            shape = module.mean.shape
+            module.mean[...] = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+            module.var[...] = jnp.asarray(rng.uniform(0.5, 2, shape), jnp.float32)
+    return model
+
+
+def run(model, images):
+    graphdef, state = nnx.split(model)
+    return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
+
+
+def draw_images(height, width):
+    return jax.random.normal(jax.random.key(0), (2, height, width, 3))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_computes_the_same(alpha):
+    model = create(alpha=alpha)
+    # Padded to whole windows in the third stage, where zeros must stay zeros.
+    images = draw_images(80, 112)
+    expected = run(model, images)
+    np.testing.assert_allclose(
+        run(fuse_for_inference(model), images), expected, atol=2e-5
+    )
+    np.testing.assert_array_equal(run(model, images), expected)
+
+
+def test_bfloat16_stays_within_its_rounding():
+    images = draw_images(64, 64)
+    exact = run(create(), images)
+    rounded = create(dtype=jnp.bfloat16)
+    error = np.abs(run(rounded, images) - exact).max()
+    fused_error = np.abs(run(fuse_for_inference(rounded), images) - exact).max()
+    assert 0 < fused_error < 2 * error
+
+
+def test_has_fewer_numbers_and_smaller_ones():
+    model = create(dtype=jnp.bfloat16)
+    fused = fuse_for_inference(model)
+    before, after = (jax.tree.leaves(nnx.state(x)) for x in (model, fused))
+    assert not jax.tree.leaves(nnx.state(fused, nnx.BatchStat))
+    assert sum(x.size for x in after) < sum(x.size for x in before)
+    assert sum(x.nbytes for x in after) < 0.6 * sum(x.nbytes for x in before)
+
+
+def test_refuses_what_needs_the_original():
+    fused = fuse_for_inference(create())
+    with pytest.raises(ValueError, match="train the model that was given to"):
+        nnx.view(fused, deterministic=False, use_running_average=False)
+    with pytest.raises(ValueError, match="fused already"):
+        fuse_for_inference(fused)
+    with pytest.raises(ValueError, match="A HiLo is no model with its backbone"):
+        fuse_for_inference(litv2_jax.HiLo(12, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="known for a FoldedNorm"):
+        litv2_jax.to_torch_state_dict(fused)

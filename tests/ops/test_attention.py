@@ -1,0 +1,132 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from litv2_jax.ops.attention import ATTENTION_FORMS, WINDOW_FORMS, attend_in_windows
+
+# Window size, then height and width of the map.
+WINDOWS = [(2, 4, 6), (3, 6, 3), (4, 4, 8)]
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def differentiate(function, cotangent, *arguments):
+    y, backward = jax.vjp(function, *arguments)
+    return y, *backward(cotangent)
+
+
+def assert_close(actual, expected, rtol, atol):
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        ours, theirs = (np.asarray(x, np.float32) for x in (ours, theirs))
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol)
+
+
+def attend_window_by_window(qkv, *, num_heads, window_size, scale):
+    """The same, cut out by hand."""
+    batch, height, width, _ = qkv.shape
+    s = window_size
+    rows = []
+    for i in range(0, height, s):
+        row = []
+        for j in range(0, width, s):
+            window = qkv[:, i : i + s, j : j + s].reshape(
+                batch, s * s, 3, num_heads, -1
+            )
+            q, k, v = (window[:, :, n] for n in range(3))
+            y = jax.nn.dot_product_attention(q, k, v, scale=scale)
+            row.append(y.reshape(batch, s, s, -1))
+        rows.append(jnp.concatenate(row, axis=2))
+    return jnp.concatenate(rows, axis=1)
+
+
+@pytest.mark.parametrize(("window_size", "height", "width"), WINDOWS)
+def test_windows_attend_to_themselves(window_size, height, width):
+    options = {"num_heads": 2, "window_size": window_size, "scale": 0.7}
+    arguments = draw(2, height, width, 10, seed=1), draw(2, height, width, 3 * 2 * 5)
+    expected = differentiate(
+        functools.partial(attend_window_by_window, **options), *arguments
+    )
+    for form in WINDOW_FORMS.values():
+        actual = differentiate(functools.partial(form, **options), *arguments)
+        assert_close(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_the_chosen_form_gets_all_options():
+    options = {"num_heads": 3, "window_size": 2, "scale": 0.2}
+    qkv, cotangent = draw(1, 4, 2, 3 * 3 * 4), draw(1, 4, 2, 12, seed=1)
+    actual = differentiate(
+        functools.partial(attend_in_windows, **options), cotangent, qkv
+    )
+    expected = differentiate(
+        functools.partial(attend_window_by_window, **options), cotangent, qkv
+    )
+    assert_close(actual, expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("form", WINDOW_FORMS)
+def test_windows_in_bfloat16_are_close(form):
+    options = {"num_heads": 2, "window_size": 2, "scale": 0.7}
+    qkv = draw(2, 4, 6, 30).astype(jnp.bfloat16)
+    cotangent = draw(2, 4, 6, 10, seed=1).astype(jnp.bfloat16)
+    function = functools.partial(WINDOW_FORMS[form], **options)
+    actual = differentiate(function, cotangent, qkv)
+    exact = differentiate(
+        function, cotangent.astype(jnp.float32), qkv.astype(jnp.float32)
+    )
+    # Three digits, and gradients of what was rounded.
+    expected = [x.astype(jnp.bfloat16) for x in exact]
+    assert_close(actual, expected, rtol=0.02, atol=0.03)
+
+
+def draw_attention(num_queries, num_keys, heads=2, dim=4):
+    q = draw(2, num_queries, heads, dim)
+    k, v = (draw(2, num_keys, heads, dim, seed=seed) for seed in (1, 2))
+    return draw(*q.shape, seed=3), q, k, v
+
+
+# Neither number is a multiple of eight, to which rows are padded, then both are.
+@pytest.mark.parametrize("form", ATTENTION_FORMS)
+@pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (1, 1), (8, 16)])
+def test_attention_is_that_of_jax(sizes, form):
+    arguments = draw_attention(*sizes)
+    function = functools.partial(ATTENTION_FORMS[form], scale=0.7)
+    actual = differentiate(function, *arguments)
+    expected = differentiate(
+        functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
+    )
+    assert_close(actual, expected, rtol=1e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("form", ATTENTION_FORMS)
+def test_attention_in_bfloat16_is_close(form):
+    arguments = [x.astype(jnp.bfloat16) for x in draw_attention(21, 9)]
+    function = functools.partial(ATTENTION_FORMS[form], scale=0.7)
+    actual = differentiate(function, *arguments)
+    exact = differentiate(
+        functools.partial(jax.nn.dot_product_attention, scale=0.7),
+        *(x.astype(jnp.float32) for x in arguments),
+    )
+    expected = [x.astype(jnp.bfloat16) for x in exact]
+    # Weights and products of the backward pass are rounded to three digits.
+    assert_close(actual, expected, rtol=0.02, atol=0.06)
+
+
+@pytest.mark.parametrize("form", [*ATTENTION_FORMS, *WINDOW_FORMS])
+def test_far_off_logits_stay_finite(form):
+    if form in ATTENTION_FORMS:
+        function = functools.partial(ATTENTION_FORMS[form], scale=1e4)
+        found = differentiate(function, *draw_attention(5, 3))
+    else:
+        options = {"num_heads": 2, "window_size": 2, "scale": 1e4}
+        function = functools.partial(WINDOW_FORMS[form], **options)
+        found = differentiate(function, draw(1, 2, 4, 8, seed=1), draw(1, 2, 4, 24))
+    assert all(np.isfinite(x).all() for x in found)
+    # Each query takes the one value whose logit is the largest.
+    assert np.abs(found[0]).max() > 0.5

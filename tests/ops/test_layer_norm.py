@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from litv2_jax.ops.layer_norm import layer_norm, normalise
+
+EPSILON = 1e-5
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def by_flax(x, scale, bias, epsilon=EPSILON):
+    norm = nnx.LayerNorm(
+        x.shape[-1], epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0)
+    )
+    graphdef, _ = nnx.split(norm)
+    return nnx.merge(graphdef, nnx.State({"scale": scale, "bias": bias}))(x)
+
+
+def differentiate(function, x, scale, bias):
+    def run(*arguments):
+        y, backward = jax.vjp(function, *arguments)
+        return y, *backward(draw(*x.shape, seed=3).astype(y.dtype))
+
+    return jax.jit(run)(x, scale, bias)
+
+
+def normalise_exactly(x):
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(-1, keepdims=True)
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 12), (4, 7), (3,)])
+@pytest.mark.parametrize("epsilon", [EPSILON, 0.3])
+def test_output_and_gradients_are_those_of_flax(shape, epsilon):
+    arguments = draw(*shape) + 1.5, draw(shape[-1], seed=1), draw(shape[-1], seed=2)
+    actual = differentiate(
+        lambda *args: layer_norm(*args, epsilon, jnp.float32), *arguments
+    )
+    expected = differentiate(lambda *args: by_flax(*args, epsilon), *arguments)
+    for ours, theirs in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
+
+
+def test_a_mean_far_from_zero_costs_no_digits():
+    x = draw(64, 96) + 10
+    ones, zeros = jnp.ones(96), jnp.zeros(96)
+    actual = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
+    np.testing.assert_allclose(actual, normalise_exactly(x), rtol=0, atol=5e-6)
+
+
+def test_statistics_of_bfloat16_are_float32():
+    x = (draw(8, 96) + 10).astype(jnp.bfloat16)
+    found = jax.jit(lambda x: normalise(x, EPSILON))(x)
+    assert [array.dtype for array in found] == [jnp.float32] * 3
+    assert [array.shape for array in found] == [(8, 96), (8, 1), (8, 1)]
+    normal, mean, inverse = found
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(normal, normalise_exactly(x), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(mean[:, 0], exact.mean(-1), rtol=1e-6)
+    deviation = np.sqrt(exact.var(-1) + EPSILON)
+    np.testing.assert_allclose(inverse[:, 0], 1 / deviation, rtol=1e-5)
+
+
+def test_bfloat16_is_rounded_once():
+    x = (draw(8, 96) + 10).astype(jnp.bfloat16)
+    scale, bias = draw(96, seed=1), draw(96, seed=2)
+    y, grad_x, grad_scale, grad_bias = differentiate(
+        lambda *args: layer_norm(*args, EPSILON, jnp.bfloat16), x, scale, bias
+    )
+    assert (y.dtype, grad_x.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    assert (grad_scale.dtype, grad_bias.dtype) == (jnp.float32, jnp.float32)
+    exact = normalise_exactly(x) * np.asarray(scale) + np.asarray(bias)
+    # Half a step of bfloat16.
+    np.testing.assert_allclose(
+        np.asarray(y, np.float32), exact, rtol=1.01 * 2**-8, atol=1e-5
+    )
+
+
+def test_bfloat16_gives_float32_if_asked():
+    x = draw(8, 96).astype(jnp.bfloat16)
+    ones, zeros = jnp.ones(96), jnp.zeros(96)
+    y = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, normalise_exactly(x), rtol=0, atol=5e-6)
