@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import nnx
 from tqdm import tqdm
 
 from litv2_jax.training.checkpoint import load_weights
 from litv2_jax.training.devices import Devices, StopRequest
-from litv2_jax.training.step import create_graphdef, make_eval_step, split_state
+from litv2_jax.training.step import (
+    create_abstract_model,
+    create_graphdef,
+    make_eval_step,
+    split_state,
+)
 from litv2_jax.training.task import Batch, Task
 
 
@@ -24,7 +28,7 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
         ConfigError: If there is no checkpoint, or it is that of another model.
     """
     devices = Devices()
-    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+    model = create_abstract_model(task)
     params, stats = devices.replicate(load_weights(weights, *split_state(model)))
     start = time.perf_counter()
     results = Evaluator(task, devices)(params, stats)

@@ -80,7 +80,7 @@ def _begin(
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, dict[str, float]]:
     """Returns the state to go on from, on all devices, and its evaluation if any."""
-    like = jax.eval_shape(lambda: plan.create_state(task, settings))
+    like = plan.create_abstract_state(task)
     restored = checkpoints.restore(devices.replicate_shapes(like))
     if restored:
         announce(f"Found a checkpoint of step {int(restored[0].step)}.")

@@ -19,7 +19,13 @@ from litv2_jax.training.optimizer import (
     create_optimizer,
     create_schedules,
 )
-from litv2_jax.training.step import TrainState, create_graphdef, make_train_step
+from litv2_jax.training.step import (
+    TrainState,
+    create_abstract_model,
+    create_graphdef,
+    make_train_step,
+    split_state,
+)
 from litv2_jax.training.task import Task
 
 # What `nnx.view` of a model knows to compute a second time.
@@ -146,6 +152,15 @@ class Plan:
         """Returns the state of a run that has not begun, with new weights."""
         init_key = jax.random.fold_in(jax.random.key(settings.seed), 0)
         return TrainState.create(task.build(nnx.Rngs(init_key)), self.optimizer)
+
+    def create_abstract_state(self, task: Task) -> TrainState:
+        """Returns shapes for the arrays of `create_state`, which takes seconds more."""
+        params, stats = split_state(create_abstract_model(task))
+        return jax.eval_shape(
+            lambda params, stats: TrainState.begin(params, stats, self.optimizer),
+            params,
+            stats,
+        )
 
     def create_step(self, task: Task, settings: RunSettings) -> Any:
         """Returns the compiled update, `make_train_step`."""

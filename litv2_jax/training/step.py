@@ -1,5 +1,6 @@
 """The update shared by every task."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,16 @@ class TrainState:
         cls, model: nnx.Module, optimizer: optax.GradientTransformation
     ) -> "TrainState":
         """Returns the state of a run that has not begun."""
-        params, stats = split_state(model)
+        return cls.begin(*split_state(model), optimizer)
+
+    @classmethod
+    def begin(
+        cls,
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        optimizer: optax.GradientTransformation,
+    ) -> "TrainState":
+        """Returns the state of a run that has not begun."""
         step = jnp.zeros((), jnp.int32)
         return cls(step, params, stats, optimizer.init(params))
 
@@ -59,6 +69,12 @@ def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
+@functools.lru_cache(maxsize=1)
+def create_abstract_model(task: Task) -> nnx.Module:
+    """Returns the task's model with shapes for arrays; once, for it takes seconds."""
+    return nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
+
+
 def create_graphdef(task: Task, **view: Any) -> nnx.GraphDef:
     """Returns the static half of the task's model.
 
@@ -66,8 +82,7 @@ def create_graphdef(task: Task, **view: Any) -> nnx.GraphDef:
         task: See there.
         **view: What its layers are to do, as for `nnx.view`.
     """
-    model = nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
-    model = nnx.view(model, **view, raise_if_not_found=False)
+    model = nnx.view(create_abstract_model(task), **view, raise_if_not_found=False)
     return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
 
 
