@@ -7,10 +7,17 @@ python -m benchmarks data --images 1024 --workers 0 4 8 --output results/here.js
 import argparse
 import sys
 
+from benchmarks import attention, h200, layers, throughput
 from benchmarks import input as data
 
 # Name to module: its docstring helps, `add_arguments` declares, `run` measures.
-BENCHMARKS = {"data": data}
+BENCHMARKS = {
+    "model": throughput,
+    "attention": attention,
+    "layers": layers,
+    "data": data,
+    "h200": h200,
+}
 
 
 def main(arguments: list[str]) -> None:

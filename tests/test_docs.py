@@ -16,7 +16,13 @@ from litv2_jax.convert.torch_file import write_torch_checkpoint
 from tests.reference import GOLDEN
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/conversion.md", "docs/parity.md", "docs/training.md"]
+PAGES = [
+    "README.md",
+    "docs/benchmarks.md",
+    "docs/conversion.md",
+    "docs/parity.md",
+    "docs/training.md",
+]
 
 
 def code(page: str, language: str) -> list[str]:

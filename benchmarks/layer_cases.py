@@ -1,0 +1,219 @@
+"""What `python -m benchmarks layers` compares: the forms of each part at each size."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from benchmarks import layer_forms
+from litv2_jax import HiLo, create_model, fuse_for_inference
+from litv2_jax.models.layer_norm import EPSILON
+from litv2_jax.ops.attention import (
+    ATTENTION_FORMS,
+    WINDOW_FORMS,
+    attend,
+    attend_in_windows,
+)
+from litv2_jax.ops.deform_conv import deform_conv
+from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
+from litv2_jax.ops.forms import FASTEST
+from litv2_jax.ops.layer_norm import layer_norm
+
+FORWARD, WITH_BACKWARD = "forward", "with backward"
+HEAD_DIM = 32
+# On a CPU XLA's grouped convolution of larger maps takes seconds.
+LARGEST_GROUPED_ON_CPU = 14
+
+
+class Form(NamedTuple):
+    """One way to compute a part.
+
+    Attributes:
+        function: Of the arguments of the case.
+        choices: Which form `litv2_jax.ops.forms` is to choose for an operation,
+            whatever the platform.
+    """
+
+    function: Callable[..., jax.Array]
+    choices: Mapping[str, str] = {}
+
+
+class Case(NamedTuple):
+    """A part at one size.
+
+    Attributes:
+        name: The size.
+        forms: By name; the first is in use on this platform.
+        arguments: Of every form.
+        directions: What is measured.
+    """
+
+    name: str
+    forms: dict[str, Form]
+    arguments: tuple[Any, ...]
+    directions: tuple[str, ...] = (FORWARD, WITH_BACKWARD)
+
+
+class Arrays:
+    """Draws random arrays for one batch size and type."""
+
+    def __init__(self, batch_size: int, dtype: str):
+        self.batch_size = batch_size
+        self.dtype = jnp.dtype(dtype)
+        self._rng = np.random.default_rng(0)
+
+    def maps(self, *shape: int) -> jax.Array:
+        """Returns [B, *shape] in the type of the computation."""
+        return self.parameters(self.batch_size, *shape).astype(self.dtype)
+
+    def parameters(self, *shape: int) -> jax.Array:
+        """Returns an array of float32."""
+        return jnp.asarray(self._rng.standard_normal(shape, np.float32))
+
+
+def create_depthwise(arrays: Arrays, side: int, channels: int) -> Case:
+    """Depthwise 3x3 convolution, bias and GELU."""
+    forms = _list_choices("depthwise_gradient", GRADIENT_FORMS, depthwise_conv3x3_gelu)
+    forms["autodiff"] = Form(layer_forms.differentiate_depthwise)
+    if not _is_cpu() or side <= LARGEST_GROUPED_ON_CPU:
+        forms["grouped convolution"] = Form(layer_forms.convolve_grouped)
+    kernel, bias = arrays.parameters(3, 3, 1, channels), arrays.parameters(channels)
+    x = arrays.maps(side, side, channels)
+    return Case(f"{side} x {side} x {channels}", forms, (x, kernel / 3, bias))
+
+
+def create_merging(arrays: Arrays, side: int, channels: int, scale: float) -> Case:
+    """Sampling at offsets of a standard deviation, and the product with the kernel."""
+    forms = {
+        "in use": Form(deform_conv),
+        "autodiff": Form(layer_forms.merge_by_autodiff),
+        "one-hot matrices": Form(layer_forms.merge_by_matrices),
+    }
+    # Offsets are float32 in the model, whatever it computes in.
+    shape = (arrays.batch_size, side // 2, side // 2, 8)
+    offsets = scale * arrays.parameters(*shape)
+    kernel = arrays.parameters(2, 2, channels, 2 * channels) / math.sqrt(4 * channels)
+    name = f"{side} x {side} x {channels}, offsets {scale:g}"
+    return Case(name, forms, (arrays.maps(side, side, channels), offsets, kernel))
+
+
+def create_high(arrays: Arrays, side: int, window_size: int, num_heads: int) -> Case:
+    """Attention within windows."""
+    function = functools.partial(
+        attend_in_windows,
+        num_heads=num_heads,
+        window_size=window_size,
+        scale=HEAD_DIM**-0.5,
+    )
+    qkv = arrays.maps(side, side, 3 * num_heads * HEAD_DIM)
+    forms = _list_choices("window_attention", WINDOW_FORMS, function)
+    return Case(f"{side} x {side}, window {window_size}", forms, (qkv,))
+
+
+def create_low(arrays: Arrays, queries: int, keys: int, num_heads: int) -> Case:
+    """Attention from all positions to averages of windows."""
+    scale = HEAD_DIM**-0.5
+    function = functools.partial(attend, scale=scale)
+    forms = _list_choices("attention", ATTENTION_FORMS, function)
+    if jax.default_backend() == "gpu" and arrays.dtype == jnp.bfloat16:
+        forms["cuDNN"] = Form(
+            functools.partial(layer_forms.attend_by_cudnn, scale=scale)
+        )
+    q, *kv = (arrays.maps(n, num_heads, HEAD_DIM) for n in (queries, keys, keys))
+    return Case(f"{queries} x {keys} x {num_heads} heads", forms, (q, *kv))
+
+
+def create_projections(
+    arrays: Arrays, side: int, num_heads: int, window_size: int
+) -> Case:
+    """All of HiLo with the projections in other forms."""
+    dim = num_heads * HEAD_DIM
+    layer = HiLo(
+        dim, num_heads, window_size, alpha=0.9, rngs=nnx.Rngs(0), dtype=arrays.dtype
+    )
+    graphdef, params = nnx.split(layer)
+
+    def of(apply: Callable[[HiLo, jax.Array], jax.Array]) -> Form:
+        return Form(lambda params, x: apply(nnx.merge(graphdef, params), x))
+
+    forms = {
+        "in use": of(HiLo.__call__),
+        "separate products": of(layer_forms.project_separately),
+    }
+    if window_size > 1:
+        forms["average after"] = of(layer_forms.average_projected)
+    name = f"{side} x {side} x {dim}, window {window_size}"
+    return Case(name, forms, (nnx.as_pure(params), arrays.maps(side, side, dim)))
+
+
+def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
+    """Layer normalisation."""
+    dtype = arrays.dtype
+    forms = {
+        "in use": Form(lambda x, s, b: layer_norm(x, s, b, EPSILON, dtype)),
+        "flax": Form(functools.partial(layer_forms.normalise_by_flax, dtype=dtype)),
+    }
+    x, scale = arrays.maps(side, side, channels), arrays.parameters(channels)
+    arguments = (x, scale, arrays.parameters(channels))
+    return Case(f"{side} x {side} x {channels}", forms, arguments)
+
+
+def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> Case:
+    """A whole model as `fuse_for_inference` leaves it, and as it was."""
+    model = create_model("litv2_s", rngs=nnx.Rngs(0), dtype=arrays.dtype, **sizes)
+    fused_graph, fused = nnx.split(fuse_for_inference(model))
+    plain_graph, plain = nnx.split(model)
+    # Weights are arguments, as constants the compiler would compute with them. Each
+    # form ignores those of the other.
+    forms = {
+        "fused": Form(lambda fused, plain, x: nnx.merge(fused_graph, fused)(x)),
+        "as it is": Form(lambda fused, plain, x: nnx.merge(plain_graph, plain)(x)),
+    }
+    images = arrays.parameters(arrays.batch_size, image_size, image_size, 3)
+    arguments = (nnx.as_pure(fused), nnx.as_pure(plain), images)
+    name = f"litv2_s, {image_size} x {image_size}"
+    return Case(name, forms, arguments, (FORWARD,))
+
+
+def _list_choices(
+    operation: str, names: Mapping[str, object], function: Callable[..., jax.Array]
+) -> dict[str, Form]:
+    """Returns a function with each form of an operation, the one in use first."""
+    cpu, other = FASTEST[operation]
+    used = cpu if _is_cpu() else other
+    in_order = sorted(names, key=lambda name: name != used)
+    return {name: Form(function, {operation: name}) for name in in_order}
+
+
+def _is_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+# Name to function, and the arguments that it takes after the first.
+PARTS: dict[str, Callable[..., Case]] = {
+    "depthwise": create_depthwise,
+    "token merging": create_merging,
+    "Hi-Fi": create_high,
+    "Lo-Fi": create_low,
+    "projections": create_projections,
+    "LayerNorm": create_layer_norm,
+    "fused inference": create_fused,
+}
+SIZES: dict[str, list[tuple[Any, ...]]] = {
+    "depthwise": [(56, 384), (28, 768), (14, 1536), (7, 3072)],
+    "token merging": [
+        (side, channels, scale)
+        for side, channels in ((56, 96), (28, 192), (14, 384))
+        for scale in (0.0, 1.0)
+    ],
+    "Hi-Fi": [(14, 2, 2), (16, 4, 2)],
+    "Lo-Fi": [(196, 49, 10), (49, 49, 24)],
+    "projections": [(14, 12, 2), (7, 24, 1)],
+    "LayerNorm": [(56, 96), (28, 192), (14, 384), (7, 768)],
+    "fused inference": [(224, {})],
+}

@@ -1,0 +1,116 @@
+"""The programs that are measured: the forward pass and the update of a recipe."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs import imagenet
+from litv2_jax import create_model, fuse_for_inference
+from litv2_jax.tasks.classification import Classification
+from litv2_jax.training.plan import Plan, RunSettings
+from litv2_jax.training.task import Batch
+
+NUM_CLASSES, NUM_IMAGES = 1000, 1_281_167  # ImageNet's.
+WORK = ("forward", "train")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One piece of work.
+
+    Attributes:
+        variant: Name of the model.
+        work: `forward`, the logits of a batch by the model as `fuse_for_inference`
+            leaves it; or `train`, one update of the ImageNet recipe, from the
+            normalised images and mixed labels on.
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+        dtype: Type of the computation.
+        sizes: Of the model, where they are not the published ones.
+    """
+
+    variant: str
+    work: str
+    batch_size: int
+    image_size: int
+    dtype: str
+    sizes: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe; the model for 384 pixels is that for 224."""
+        return self.variant.removesuffix("_384")
+
+
+class WithoutData(Classification):
+    """The task of a recipe without its images and what is done to them."""
+
+    def __init__(self, model: Mapping[str, Any], batch_size: int):
+        # The constructor of the class would open the data set.
+        self._model: dict[str, Any] = dict(model)
+        self.steps_per_epoch = max(1, NUM_IMAGES // batch_size)
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model."""
+        return create_model(
+            self._model["name"],
+            rngs=rngs,
+            num_classes=NUM_CLASSES,
+            drop_path_rate=self._model["drop_path_rate"],
+            dtype=jnp.dtype(self._model["dtype"]),
+            **self._model["sizes"],
+        )
+
+    def augment(self, batch: Batch, key: jax.Array) -> Batch:
+        """Returns the batch as it is."""
+        del key
+        return batch
+
+
+def plan_training(case: Case) -> tuple[WithoutData, Plan, RunSettings]:
+    """Returns what the training loop makes of the recipe of a case."""
+    config: Any = imagenet.get_config(case.recipe)
+    config.batch_size = case.batch_size
+    config.model.dtype = case.dtype
+    config.model.sizes = case.sizes
+    settings, rest = RunSettings.split(config.to_dict())
+    task = WithoutData(rest["model"], case.batch_size)
+    return task, Plan(task, settings), settings
+
+
+def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
+    """Returns the jitted function `forward(state, images)`, and its arguments."""
+    model = create_model(
+        case.variant,
+        rngs=nnx.Rngs(0),
+        num_classes=NUM_CLASSES,
+        dtype=jnp.dtype(case.dtype),
+        **case.sizes,
+    )
+    graphdef, state = nnx.split(fuse_for_inference(model))
+
+    def forward(state: Any, images: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(images)
+
+    return jax.jit(forward), (nnx.as_pure(state), _draw_images(case))
+
+
+def create_update(case: Case) -> tuple[Any, tuple[Any, ...]]:
+    """Returns the jitted update `step(state, batch, key)`, and its arguments."""
+    task, plan, settings = plan_training(case)
+    target = np.full((case.batch_size, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
+    batch = {"image": _draw_images(case), "target": jnp.asarray(target)}
+    arguments = (plan.create_state(task, settings), batch, jax.random.key(0))
+    return plan.create_step(task, settings), arguments
+
+
+def _draw_images(case: Case) -> jax.Array:
+    shape = (case.batch_size, case.image_size, case.image_size, 3)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return jnp.asarray(images)

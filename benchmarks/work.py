@@ -1,0 +1,92 @@
+"""A program of ours, compiled and ready to be timed."""
+
+import time
+from typing import Any
+
+import jax
+from flax import nnx
+
+from benchmarks.memory import PeakMemory, release_unused
+from benchmarks.programs import Case, create_forward, create_update
+from benchmarks.results import Row
+from litv2_jax import count_flops, create_model
+
+# Enough for caches and clocks to settle.
+WARM_UP = 3
+
+
+class PreparedWork:
+    """A case, compiled and warm.
+
+    Attributes:
+        compile_seconds: To trace, lower and compile it.
+        peak_megabytes: Of memory that it holds at most, with its arguments; None where
+            the system does not tell.
+    """
+
+    def __init__(self, case: Case):
+        create = create_update if case.work == "train" else create_forward
+        function, arguments = create(case)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+        )
+        del arguments
+        start = time.perf_counter()
+        self._compiled = function.lower(*shapes).compile()
+        self.compile_seconds = time.perf_counter() - start
+        device = jax.devices()[0]
+        before = _read_bytes(device, "bytes_in_use")
+        with PeakMemory() as memory:
+            self._arguments = create(case)[1]
+            self._is_update = case.work == "train"
+            self._call_often(WARM_UP)
+            # What it took to make the arguments is not part of the work.
+            release_unused()
+            memory.reset_peak()
+            self._call_often(WARM_UP)
+        on_device = _read_bytes(device, "peak_bytes_in_use")
+        self.peak_megabytes = _to_megabytes(
+            memory.bytes if on_device is None else on_device - (before or 0)
+        )
+
+    def time(self, calls: int) -> dict[str, float]:
+        """Returns what one of so many calls takes: time that passes, and of all cores.
+
+        Keys are `seconds` and `cpu_seconds`.
+        """
+        wall, cpu = time.perf_counter(), time.process_time()
+        self._call_often(calls)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        return {"seconds": wall / calls, "cpu_seconds": cpu / calls}
+
+    def _call_often(self, calls: int) -> None:
+        result = None
+        for _ in range(calls):
+            result = self._compiled(*self._arguments)
+            if self._is_update:
+                # The update overwrites the state it is given.
+                self._arguments = (result[0], *self._arguments[1:])
+        jax.block_until_ready(result)
+
+
+def describe_model(name: str) -> list[Row]:
+    """Returns the sizes of a model."""
+    size = 384 if name.endswith("_384") else 224
+    model: Any = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    flops = count_flops(model, size)
+    return [
+        Row("model", name, "pixels", size),
+        Row("model", name, "parameters M", sum(x.size for x in leaves) / 1e6),
+        Row("model", name, "GFLOPs", flops.corrected / 1e9),
+        Row("model", name, "GFLOPs as published", flops.published / 1e9),
+    ]
+
+
+def _read_bytes(device: Any, name: str) -> int | None:
+    """Returns a statistic of the device's allocator, if it has any."""
+    return (device.memory_stats() or {}).get(name)
+
+
+def _to_megabytes(size: int | None) -> float | None:
+    return None if size is None else size / 1e6
