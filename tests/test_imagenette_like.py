@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from configs import imagenette
 from litv2_jax.training.loop import fit
@@ -37,6 +38,7 @@ def tiny_recipe(data_dir) -> dict:
     return config.to_dict()
 
 
+@pytest.mark.slow
 def test_a_run_killed_on_eight_devices_goes_on_with_four(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     photos.prepare(tmp_path / "data")

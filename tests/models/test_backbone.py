@@ -40,7 +40,7 @@ def test_features_match_the_dense_backbones(name):
 
 
 def norm_of(name: str, dim: int) -> LayerNorm:
-    norm = LayerNorm(dim, rngs=nnx.Rngs(0))
+    norm = LayerNorm(dim, dtype=jnp.float32, rngs=nnx.Rngs(0))
     arrays = make_weights({f"{name}.{leaf}": (dim,) for leaf in ("weight", "bias")})
     load_torch_weights(norm, {key.split(".")[1]: x for key, x in arrays.items()})
     return norm
