@@ -69,6 +69,7 @@ def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, count):
     """Batch statistics, mixing and dropped paths included, to float32 noise."""

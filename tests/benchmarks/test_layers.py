@@ -29,6 +29,7 @@ def small(monkeypatch):
         monkeypatch.setitem(layer_cases.SIZES, part, sizes)
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_form(tmp_path, capsys):
     output = tmp_path / "layers.json"
     options = "--batch-size 2 --rounds 2 --output"
