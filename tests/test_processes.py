@@ -69,6 +69,7 @@ def wait_for(condition: Callable[[], bool], processes: list) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_processes_train_stop_and_resume_as_one(tmp_path):
     """Two processes begin, one of eight devices goes on, and two of four end it."""
     config = digits(tmp_path / "data")
