@@ -1,6 +1,7 @@
 """Turns a published PyTorch file into a checkpoint of ours, completely or not at all.
 
 python convert_torch_weights.py litv2_s.pth weights/litv2_s
+python convert_torch_weights.py litv2_s.pth weights/fpn --model semantic_fpn_litv2_s
 python convert_torch_weights.py weights/litv2_s litv2_s.safetensors --to-torch
 
 PyTorch is not needed, and nothing in the file is run.
@@ -20,6 +21,8 @@ from litv2_jax import models, pretrained
 from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, torch_entries
 from litv2_jax.convert.torch_file import read_torch_config, write_torch_checkpoint
+from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.semantic_fpn import SemanticFpn
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import save_weights
 from litv2_jax.training.step import split_state
@@ -28,6 +31,22 @@ _HEADS_UNKNOWN = (
     "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
     "--window-sizes if they are not 0 0 2 1."
 )
+
+
+_CLASS_NAMES = {(Classifier, 1000): "imagenet", (SemanticFpn, 150): "ade20k"}
+
+# Names for models of other sizes than those published.
+_FIRST_NAMES = {Classifier: "litv2_s", SemanticFpn: "semantic_fpn_litv2_s"}
+
+# What the published models were evaluated on.
+_INPUTS = {
+    # The original squeezes the whole image at 384 pixels, and crops at 224.
+    Classifier: lambda image_size: {
+        "image_size": image_size,
+        "crop": 1.0 if image_size == 384 else 0.875,
+    },
+    SemanticFpn: lambda _: {"scale": (2048, 512), "multiple": 32},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,14 +91,19 @@ def _from_torch(options: argparse.Namespace) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     description = _describe(options, shapes)
     sizes = description["model"]
+    kind = models.MODELS[sizes["name"]][0]
     num_classes = identify.num_classes_of(shapes)
-    is_new_head = sizes["num_classes"] != num_classes
-    if is_new_head:
-        model = models.create_model(rngs=nnx.Rngs(0), **sizes)
-        head = litv2_jax.to_torch_state_dict(model.head)
-        arrays |= {f"head.{name}": array for name, array in head.items()}
-    else:
+    # From another kind of model, the backbone alone is taken.
+    is_same_kind = kind is identify.kind_of(shapes)
+    is_new_head = is_same_kind and sizes["num_classes"] != num_classes
+    if is_same_kind and not is_new_head:
         model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
+    else:
+        model = models.create_model(rngs=nnx.Rngs(0), **sizes)
+    if is_new_head:
+        new = litv2_jax.to_torch_state_dict(model)
+        head = tuple(f"{identify.HEADS[kind]}.{leaf}" for leaf in ("weight", "bias"))
+        arrays |= {name: new[name] for name in head}
     report = litv2_jax.load_torch_weights(model, arrays)
     save_weights(options.output, *split_state(model), description)
     _print_table(report.loaded)
@@ -87,6 +111,11 @@ def _from_torch(options: argparse.Namespace) -> None:
         print(
             f"The head is new: for {sizes['num_classes']} classes instead of the "
             f"file's {num_classes}. It has to be trained."
+        )
+    if not is_same_kind:
+        print(
+            f"Only the backbone is the file's. New, and to be trained: "
+            f"{', '.join(report.missing)}."
         )
     print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
     if not description["are_heads_known"]:
@@ -102,8 +131,8 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
     name = options.model or identify.recognise_variant(shapes)
     are_heads_known = True
     if name is None:
-        name = "litv2_s"
         found = _read_architecture(options.source, shapes)
+        name = _FIRST_NAMES[identify.kind_of(shapes)]
         are_heads_known = "num_heads" in sizes
         if are_heads_known:
             sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
@@ -116,24 +145,26 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
         name = "litv2_b_384"
     if name == "litv2_b_384":
         image_size = 384
-    num_classes = options.num_classes or identify.num_classes_of(shapes)
+    kind, _, published_classes = models.MODELS[name]
+    is_same_kind = kind is identify.kind_of(shapes)
+    if kind is SemanticFpn and is_same_kind:
+        sizes |= identify.read_dense_sizes(shapes)
+    num_classes = options.num_classes or (
+        identify.num_classes_of(shapes) if is_same_kind else published_classes
+    )
     return {
         "model": {"name": name, "num_classes": num_classes, **sizes},
         "are_heads_known": are_heads_known,
-        # The original squeezes the whole image at 384 pixels, and crops at 224.
-        "input": {
-            "image_size": image_size,
-            "crop": 1.0 if image_size == 384 else 0.875,
-        },
-        "class_names": "imagenet" if num_classes == 1000 else [],
+        "input": _INPUTS[kind](image_size),
+        "class_names": _CLASS_NAMES.get((kind, num_classes), []),
     }
 
 
 def _read_architecture(source: Path, shapes: identify.Shapes) -> identify.Architecture:
     found = identify.read_architecture(shapes)
-    if found is None:
+    if found is None or identify.kind_of(shapes) is None:
         raise ConfigError(
-            f"{source} is not a LITv2 classifier: its arrays are called "
+            f"{source} is no model of LITv2's: its arrays are called "
             f"{', '.join(list(shapes)[:3])} and so on."
         )
     return found
@@ -146,7 +177,8 @@ def _to_torch(options: argparse.Namespace) -> None:
     model = litv2_jax.create_model(
         **description["model"], rngs=nnx.Rngs(0), weights=options.source
     )
-    write_torch_checkpoint(options.output, litv2_jax.to_torch_state_dict(model))
+    entry = "model" if isinstance(model, Classifier) else "state_dict"
+    write_torch_checkpoint(options.output, litv2_jax.to_torch_state_dict(model), entry)
     entries = list(torch_entries(model))
     _print_table(entries)
     print(f"Wrote {options.output}: {_summarise(description, entries)}.")

@@ -64,4 +64,6 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.offset_scale = 0.01
     config.optimizer.clip_norm = 5.0
+    config.optimizer.schedule = "cosine"  # Or polynomial.
+    config.optimizer.decay = "matrices"  # Or all.
     return config

@@ -2,23 +2,31 @@
 
 digits: handwritten digits, 360 test images, expected top-1 above 97 %
     python train.py --config configs/demo.py:digits --workdir runs/digits
+
+shapes: drawn shapes to segment, 100 test images, expected mIoU above 80 %
+    python train.py --config configs/demo.py:shapes --workdir runs/shapes
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(name: str = "digits") -> ConfigDict:
-    if name != "digits":
-        raise ValueError(f"No recipe for {name!r}; there is digits.")
+    recipes = {"digits": _digits, "shapes": _shapes}
+    if name not in recipes:
+        raise ValueError(f"No recipe for {name!r}; there are {', '.join(recipes)}.")
+    return recipes[name]()
+
+
+def _digits() -> ConfigDict:
     config = ConfigDict()
     config.task = "classification"
-    config.seed = 0
     config.epochs = 15.0
     config.batch_size = 64  # Over all devices.
+    config.eval_every_epochs = 3.0
+    config.seed = 0
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 0  # The whole batch.
     config.remat = "none"  # Or blocks: slower, in less memory.
-    config.eval_every_epochs = 3.0
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
     config.max_skipped_steps = 10  # In a row, not being finite.
@@ -65,4 +73,62 @@ def get_config(name: str = "digits") -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.offset_scale = 0.01
     config.optimizer.clip_norm = 5.0
+    config.optimizer.schedule = "cosine"  # Or polynomial.
+    config.optimizer.decay = "matrices"  # Or all.
+    return config
+
+
+def _shapes() -> ConfigDict:
+    config = ConfigDict()
+    config.task = "segmentation"
+    config.epochs = 20.0
+    config.batch_size = 16  # Over all devices.
+    config.eval_every_epochs = 5.0
+    config.seed = 0
+    config.accumulation_steps = 1  # Parts of a batch, one after the other.
+    config.batch_norm_group_size = 0  # The whole batch.
+    config.remat = "none"  # Or blocks: slower, in less memory.
+    config.checkpoint_every_steps = 0  # At evaluations alone.
+    config.log_every_steps = 10
+    config.max_skipped_steps = 10  # In a row, not being finite.
+    config.weights = ""  # From scratch.
+
+    config.model = ConfigDict()
+    config.model.name = "semantic_fpn_litv2_s"
+    config.model.drop_path_rate = 0.05
+    config.model.dtype = "float32"
+    config.model.sizes = ConfigDict()
+    config.model.sizes.embed_dim = 16
+    config.model.sizes.depths = (1, 1, 2, 1)
+    config.model.sizes.num_heads = (1, 2, 4, 8)
+    config.model.sizes.fpn_dim = 64
+    config.model.sizes.head_dim = 32
+
+    config.data = ConfigDict()
+    config.data.name = "shapes"
+    config.data.data_dir = "runs/datasets"
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.scale = (128, 96)  # Longest and shortest side, in pixels.
+    config.data.ratio = (0.75, 1.5)  # Factors on it.
+    config.data.crop_size = 96
+    config.data.max_class_share = 0.9
+    config.data.flip = 0.5
+    config.data.distortion = 0.5
+    config.data.zero_label = "class"  # The background.
+    config.data.eval_multiple = 32
+    config.data.num_workers = 0
+    config.data.max_unreadable = 0  # Images, before the run stops.
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_learning_rate = 1e-5
+    config.optimizer.end_learning_rate = 1e-5
+    config.optimizer.base_batch_size = 16
+    config.optimizer.warmup_epochs = 2.0
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.offset_scale = 0.01
+    config.optimizer.clip_norm = 5.0
+    config.optimizer.schedule = "cosine"  # Or polynomial.
+    config.optimizer.decay = "matrices"  # Or all.
     return config

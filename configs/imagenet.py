@@ -75,4 +75,6 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.optimizer.weight_decay = 0.05
     config.optimizer.offset_scale = 0.01
     config.optimizer.clip_norm = 5.0
+    config.optimizer.schedule = "cosine"  # Or polynomial.
+    config.optimizer.decay = "matrices"  # Or all.
     return config

@@ -1,23 +1,28 @@
 """Prepares data sets without TensorFlow, and checks them.
 
 python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --data-dir DATA
+python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
 python -m litv2_jax.prepare tfrecord OLD/imagenet2012/5.1.0 DATA/imagenet2012/5.1.0
 python -m litv2_jax.prepare check --name imagenet2012 --data-dir DATA --split train
+python -m litv2_jax.prepare check --name ade20k --zero-label ignored --split train
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from litv2_jax.data import array_record_copy, imagenet_archives
+from litv2_jax.data import ade20k, array_record_copy, imagenet_archives
+from litv2_jax.data.geometry import IGNORED
 from litv2_jax.data.imagenet import decode
-from litv2_jax.data.sources import Source, open_source
+from litv2_jax.data.segmentation import decode_pair
+from litv2_jax.data.sources import Source, open_annotated_source, open_source
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 
@@ -54,11 +59,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--allow-partial", action="store_true", help="take what images there are"
     )
 
+    scenes = commands.add_parser("ade20k", help="from its published folders")
+    scenes.set_defaults(run=_prepare_ade20k)
+    scenes.add_argument(
+        "--source", type=Path, required=True, help="the folder ADEChallengeData2016"
+    )
+    scenes.add_argument("--data-dir", default="", help="TFDS's folder; needs 2 GB")
+    scenes.add_argument(
+        "--allow-partial", action="store_true", help="take what images there are"
+    )
+
     check = commands.add_parser("check", help="read every record")
     check.set_defaults(run=_check)
     check.add_argument("--name", required=True, help="as config.data.name")
     check.add_argument("--data-dir", default="", help="as config.data.data_dir")
     check.add_argument("--split", required=True, help="as config.data.train_split")
+    check.add_argument(
+        "--zero-label",
+        choices=("ignored", "class"),
+        help="as config.data.zero_label; checks a data set for segmentation",
+    )
     return parser.parse_args(arguments)
 
 
@@ -74,41 +94,88 @@ def _prepare_imagenet(options: argparse.Namespace) -> None:
     counts = imagenet_archives.prepare_imagenet(
         options.archives, options.data_dir, allow_partial=options.allow_partial
     )
+    _print_counts(counts)
+
+
+def _prepare_ade20k(options: argparse.Namespace) -> None:
+    counts = ade20k.prepare_ade20k(
+        options.source, options.data_dir, allow_partial=options.allow_partial
+    )
+    _print_counts(counts)
+
+
+def _print_counts(counts: dict[str, int]) -> None:
     print(f"Prepared {', '.join(f'{count} of {s}' for s, count in counts.items())}.")
 
 
 def _check(options: argparse.Namespace) -> None:
-    source = open_source(options.name, options.split, options.data_dir)
-    num_classes = len(source.class_names)
+    place = options.name, options.split, options.data_dir
+    if options.zero_label:
+        source = open_annotated_source(*place)
+        num_classes = len(source.class_names)
+
+        def read(record: dict[str, Any]) -> list[int]:
+            return _read_classes(record, options.zero_label, num_classes)
+
+        extremes = "the rarest in {} images, the most frequent in {}"
+    else:
+        source = open_source(*place)
+        num_classes = len(source.class_names)
+
+        def read(record: dict[str, Any]) -> list[int]:
+            return [_read_label(record, num_classes)]
+
+        extremes = "the smallest of {} images, the largest of {}"
     counts = np.zeros(num_classes, int)
-    unreadable = 0
-    for index, (label, problem) in enumerate(_read_all(source)):
+    unusable = 0
+    for index, (classes, problem) in enumerate(_read_all(source, read)):
+        counts[classes] += 1
         if problem:
             tqdm.write(f"{source.where(index)}: {problem}", file=sys.stdout)
-            unreadable += 1
-        elif 0 <= label < num_classes:
-            counts[label] += 1
-        else:
-            tqdm.write(f"{source.where(index)}: its label is {label}", file=sys.stdout)
-            unreadable += 1
+            unusable += 1
     print(
-        f"{len(source)} records, {unreadable} of them unusable; {num_classes} classes, "
-        f"the smallest of {counts.min()} images, the largest of {counts.max()}."
+        f"{len(source)} records, {unusable} of them unusable; {num_classes} classes, "
+        f"{extremes.format(counts.min(), counts.max())}."
     )
-    if unreadable:
-        raise ConfigError(f"{unreadable} of {len(source)} records are unusable.")
+    if unusable:
+        raise ConfigError(f"{unusable} of {len(source)} records are unusable.")
 
 
-def _read_all(source: Source):
-    """Yields the label of each record, and why it is unreadable or ""."""
+def _read_label(record: dict[str, Any], num_classes: int) -> int:
+    """Decodes a record of classification and returns its label."""
+    decode(record["image"])
+    label = int(record["label"])
+    if not 0 <= label < num_classes:
+        raise UnreadableImageError(f"its label is {label}")
+    return label
 
-    def read(index: int) -> tuple[int, str]:
+
+def _read_classes(
+    record: dict[str, Any], zero_label: str, num_classes: int
+) -> list[int]:
+    """Decodes a record of segmentation and returns what classes it has."""
+    _, label = decode_pair(record, zero_label)
+    counts = np.bincount(label.ravel(), minlength=IGNORED + 1)
+    classes = np.flatnonzero(counts[:IGNORED]).tolist()
+    if classes and classes[-1] >= num_classes:
+        first = int(zero_label == "ignored")
+        raise UnreadableImageError(
+            f"its annotation has pixels of {classes[-1] + first}, but the last class "
+            f"is {num_classes - 1 + first}"
+        )
+    return classes
+
+
+def _read_all(
+    source: Source, read: Callable[[dict[str, Any]], list[int]]
+) -> Iterator[tuple[list[int], str]]:
+    """Yields the classes in each record, and why it is unusable or ""."""
+
+    def try_reading(index: int) -> tuple[list[int], str]:
         try:
-            record = source[index]
-            decode(record["image"])
-            return int(record["label"]), ""
+            return read(source[index]), ""
         except UnreadableImageError as error:
-            return -1, str(error)
+            return [], str(error)
 
     chunk = 1024
     with (
@@ -118,7 +185,7 @@ def _read_all(source: Source):
         # Not all at once, which would be a million waiting tasks.
         for start in range(0, len(source), chunk):
             stop = min(start + chunk, len(source))
-            for result in executor.map(read, range(start, stop)):
+            for result in executor.map(try_reading, range(start, stop)):
                 yield result
                 bar.update()
 

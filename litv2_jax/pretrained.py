@@ -4,6 +4,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import jax
 from flax import nnx
 
 from litv2_jax import models
@@ -21,9 +22,11 @@ def create_model(
         name: One of `list_models()`.
         rngs: Stream `params` initialises the weights.
         weights: A checkpoint of this project, the workdir of a run, whose best
-            checkpoint is taken, or a PyTorch file.
+            checkpoint is taken, or a PyTorch file; of a classifier's file, a
+            segmentation model takes the backbone and says so.
         **options: Those of `litv2_jax.models.create_model`: num_classes, embed_dim,
-            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype.
+            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype; for
+            Semantic FPN also fpn_dim, head_dim and dropout_rate.
 
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are
@@ -36,7 +39,16 @@ def create_model(
         lambda: models.create_model(name, rngs=nnx.Rngs(0), **options)
     )
     load_weights(model, weights)
+    state = nnx.state(model)
+    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(state)):
+        # Only the backbone was in the file: the rest is new.
+        model = models.create_model(name, rngs=rngs, **options)
+        nnx.update(model, jax.tree.map(_prefer_loaded, state, nnx.state(model)))
     return model
+
+
+def _prefer_loaded(loaded: jax.Array | jax.ShapeDtypeStruct, new: jax.Array):
+    return new if isinstance(loaded, jax.ShapeDtypeStruct) else loaded
 
 
 def load_weights(model: nnx.Module, path: str | PathLike) -> None:

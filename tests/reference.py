@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,15 +18,18 @@ GOLDEN = Path(__file__).parent / "golden"
 SEED = 2022
 
 
-def _import_rules():
-    spec = importlib.util.spec_from_file_location("rules", GOLDEN / "weights.py")
+def _import_rules(path: Path):
+    spec = importlib.util.spec_from_file_location("rules", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 # Makes weights and inputs from names, shapes and a seed, as for the stored values.
-rules = _import_rules()
+rules = _import_rules(GOLDEN / "weights.py")
+# The same of segmentation and detection, which imports the first by this name.
+sys.modules["weights_base"] = rules
+dense_rules = _import_rules(GOLDEN / "dense" / "weights.py")
 
 
 def make_input(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -33,7 +37,15 @@ def make_input(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_weights(shapes: dict) -> dict[str, np.ndarray]:
-    return rules.make_state_dict(shapes, SEED)
+    # Where the names are not those of dense models, these rules are the same.
+    return dense_rules.fill(shapes, SEED)
+
+
+def make_dense_images(count: int, height: int, width: int) -> np.ndarray:
+    """Random images of the dense models' values, [B, H, W, 3]."""
+    name = f"input.image.{height}x{width}"
+    images = dense_rules.normal(name, (count, 3, height, width), SEED)
+    return images.transpose(0, 2, 3, 1)
 
 
 @functools.cache
@@ -92,7 +104,7 @@ class Reference:
     def __init__(self, name: str):
         self._name = name
         self._arrays = np.load(GOLDEN / f"{name}.npz")
-        self.meta = json.loads(str(self._arrays["meta"]))
+        self.meta = json.loads(str(self._arrays["meta"])) if "meta" in self else {}
         self.cases = self.meta.get("cases", {})
 
     def __contains__(self, key: str) -> bool:

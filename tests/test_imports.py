@@ -30,7 +30,7 @@ ALLOWED = {
     },
     "pretrained": {"models", "convert", "training"},
     "prepare": {"data", "settings"},
-    "predict": {"pretrained", "settings", "augment", "data", "pictures"},
+    "predict": {"models", "pretrained", "settings", "augment", "data", "pictures"},
     "__init__": {"models", "convert", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.

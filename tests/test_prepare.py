@@ -11,6 +11,7 @@ from litv2_jax import prepare
 from litv2_jax.data import imagenet_archives
 from litv2_jax.data.imagenet import decode
 from litv2_jax.data.sources import open_source
+from tests.data.annotated import encode, make_pair, write_tree
 from tests.data.record_files import digits_as_tfrecord, write_tfrecord
 
 PHOTO = Image.fromarray(load_sample_image("flower.jpg"))
@@ -219,3 +220,34 @@ def test_checking_names_what_is_unreadable(tmp_path, capsys):
     assert f"record 1 ({tmp_path}/train/a/2.jpg): OSError: " in out
     assert "4 records, 1 of them unusable; 2 classes, the smallest of 1" in out
     assert "no folder" in fail(*check[:-1], "test")
+
+
+def test_checking_annotations_names_what_is_wrong(tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\ne\n")
+    pairs = {str(i): make_pair(20, 30, i, classes=5) for i in range(3)}
+    image, label = np.zeros((30, 9, 3), np.uint8), np.full((30, 9), 5, np.uint8)
+    pairs["3"] = {"image": encode(image, "JPEG"), "annotation": encode(label)}
+    write_tree(tmp_path, "train", pairs)
+    check = ["check", "--name", "folder", "--data-dir", tmp_path, "--split", "train"]
+    check = [str(argument) for argument in check]
+    prepare.main([*check, "--zero-label", "ignored"])
+    summary = (
+        "4 records, 0 of them unusable; 5 classes, the rarest in 3 images, the most "
+        "frequent in 4.\n"
+    )
+    assert summary in capsys.readouterr().out
+    # As classes of their own, 0 to 5 are one too many.
+    assert "4 of 4 records are" in fail(*check, "--zero-label", "class")
+    out = capsys.readouterr().out
+    assert "record 3 " in out
+    assert out.count("its annotation has pixels of 5, but the last class is 4") == 4
+
+    (tmp_path / "annotations/train/1.png").write_bytes(b"torn")
+    small = encode(np.ones((19, 30), np.uint8))
+    (tmp_path / "annotations/train/2.png").write_bytes(small)
+    assert "2 of 4 records are" in fail(*check, "--zero-label", "ignored")
+    out = capsys.readouterr().out
+    assert f"record 1 ({tmp_path}/images/train/1.jpg): its annotation is no " in out
+    assert "the image has 30x20 pixels, but its annotation 30x19" in out
+    # Without the option, a data set with labels is looked for.
+    assert "no folder" in fail(*check)

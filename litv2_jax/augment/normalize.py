@@ -21,6 +21,21 @@ def normalize(images: jax.Array) -> jax.Array:
     return (images.astype(jnp.float32) / 255 - mean) / std
 
 
+def normalize_inside(images: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Normalises images and leaves zeros beyond their sizes, where they are padded.
+
+    Args:
+        images: [B, H, W, 3] uint8.
+        sizes: [B, 2] integers, height and width of each.
+
+    Returns:
+        [B, H, W, 3] float32.
+    """
+    rows, columns = (jnp.arange(side)[None] for side in images.shape[1:3])
+    is_inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
+    return jnp.where(is_inside[..., None], normalize(images), 0)
+
+
 def denormalize(images: jax.Array) -> jax.Array:
     """Undoes `normalize`, to look at images: [B, H, W, 3] float to uint8."""
     mean, std = (jnp.asarray(x)[None, None, None] for x in (MEAN, STD))

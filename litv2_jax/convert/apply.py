@@ -1,5 +1,6 @@
 """Fills a module from PyTorch arrays, completely or not at all, and back."""
 
+import collections
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from litv2_jax.convert.identify import explain_difference
+from litv2_jax.convert import identify
 from litv2_jax.convert.rules import AXES_FROM_TORCH, TORCH_NAMES
 from litv2_jax.convert.torch_file import read_torch_checkpoint
+from litv2_jax.models.classifier import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ class LoadReport:
 
     Attributes:
         loaded: The arrays filled.
-        missing: PyTorch names that the model has and the file has not.
+        missing: PyTorch names that the model has and the file has not; they are as they
+            were.
         unexpected: PyTorch names that the file has and the model has not.
     """
 
@@ -58,6 +61,9 @@ def load_torch_weights(
     strict: bool = True,
 ) -> LoadReport:
     """Fills a module with PyTorch weights, in place; on an error it stays as it was.
+
+    A segmentation model takes the backbone of a classifier's weights, as training from
+    ImageNet does: a warning says what of the model is left as it was.
 
     Args:
         model: A model of this package or any part of one, such as a HiLo.
@@ -75,7 +81,8 @@ def load_torch_weights(
         arrays = {name: np.asarray(x) for name, x in path_or_state_dict.items()}
     else:
         arrays = read_torch_checkpoint(path_or_state_dict)
-    entries = list(torch_entries(model))
+    all_entries = list(torch_entries(model))
+    entries, arrays, unused = _match_backbone(all_entries, arrays)
     missing = [entry for entry in entries if entry.torch_name not in arrays]
     loaded = [entry for entry in entries if entry.torch_name in arrays]
     unexpected = sorted(arrays.keys() - {entry.torch_name for entry in entries})
@@ -89,7 +96,7 @@ def load_torch_weights(
     if problems or (strict and absences):
         shapes = {name: array.shape for name, array in arrays.items()}
         lines = [*problems, *absences]
-        hint = explain_difference(
+        hint = identify.explain_difference(
             shapes, {e.torch_name: e.torch_shape for e in entries}
         )
         raise ValueError(
@@ -98,12 +105,47 @@ def load_torch_weights(
         )
     if absences:
         logging.warning("Not everything was loaded:\n  %s", "\n  ".join(absences))
+    matched = {entry.torch_name for entry in entries}
+    rest = [e.torch_name for e in all_entries if e.torch_name not in matched]
+    if rest:
+        logging.warning("%s", _explain_backbone_alone(rest))
     for entry in loaded:
         array = arrays[entry.torch_name].transpose(
             AXES_FROM_TORCH[len(entry.torch_shape)]
         )
         entry.variable.set_value(jnp.asarray(array, entry.variable.dtype))
-    return LoadReport(loaded, [entry.torch_name for entry in missing], unexpected)
+    missing = [entry.torch_name for entry in missing]
+    return LoadReport(loaded, missing + rest, unexpected + unused)
+
+
+def _match_backbone(
+    entries: list[Entry], arrays: dict[str, np.ndarray]
+) -> tuple[list[Entry], dict[str, np.ndarray], list[str]]:
+    """Picks the backbone where a classifier's weights meet another model.
+
+    Returns:
+        The entries to fill, the arrays by their names, and the names in the file of the
+        arrays that are left; all and none but in that one case.
+    """
+    shapes = {name: array.shape for name, array in arrays.items()}
+    ours = identify.kind_of({e.torch_name: e.torch_shape for e in entries})
+    if identify.kind_of(shapes) is not Classifier or ours in (None, Classifier):
+        return entries, arrays, []
+    unused = sorted(n for n in arrays if n.split(".")[0] in ("norm", "head"))
+    arrays = {f"backbone.{n}": x for n, x in arrays.items() if n not in unused}
+    return [e for e in entries if identify.is_backbone(e.torch_name)], arrays, unused
+
+
+def _explain_backbone_alone(rest: list[str]) -> str:
+    counts = collections.Counter(
+        name.split(".")[0] if "backbone" not in name else ".".join(name.split(".")[:2])
+        for name in rest
+    )
+    parts = ", ".join(f"{name} ({count} arrays)" for name, count in counts.items())
+    return (
+        f"Only the backbone was loaded, from a classifier's weights; {parts} are as "
+        "they were and have to be trained."
+    )
 
 
 def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:

@@ -6,9 +6,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from litv2_jax.models import MODELS
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
+from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.semantic_fpn import SemanticFpn
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+# PyTorch name of the layer that classifies.
+HEADS = {Classifier: "head", SemanticFpn: "decode_head.conv_seg"}
+
+_BACKBONE = "backbone."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +51,26 @@ def architecture_of(config: BackboneConfig) -> Architecture:
     return Architecture(config.embed_dim, config.depths, tuple(low_dims))
 
 
+def kind_of(shapes: Shapes) -> type | None:
+    """Returns the class of the model with these arrays; None if it is none of ours."""
+    if any(name.startswith(_BACKBONE) for name in shapes):
+        return SemanticFpn if f"{HEADS[SemanticFpn]}.weight" in shapes else None
+    return Classifier if "patch_embed.proj.weight" in shapes else None
+
+
+def is_backbone(name: str) -> bool:
+    """Returns whether a dense model has an array in common with a classifier.
+
+    Args:
+        name: PyTorch name in the dense model, whose norms of the maps are its own.
+    """
+    is_norm = re.match(r"backbone\.norm\d", name)
+    return name.startswith(_BACKBONE) and not is_norm
+
+
 def read_architecture(shapes: Shapes) -> Architecture | None:
-    """Reads the architecture off a classifier's state dict; None if it is none."""
+    """Reads the architecture off a model's state dict; None if it is none of ours."""
+    shapes = {name.removeprefix(_BACKBONE): shape for name, shape in shapes.items()}
     blocks = {
         (int(match[1]), int(match[2]))
         for name in shapes
@@ -89,8 +115,9 @@ def _low_dim(shapes: Shapes, attention: str) -> int:
 
 
 def num_classes_of(shapes: Shapes) -> int:
-    """Returns the size of a classifier's logits, 0 where there is no head."""
-    return shapes["head.weight"][0] if "head.weight" in shapes else 0
+    """Returns the size of a model's logits, 0 where there is no head."""
+    heads = (f"{head}.weight" for head in HEADS.values())
+    return next((shapes[head][0] for head in heads if head in shapes), 0)
 
 
 def recognise_variant(shapes: Shapes) -> str | None:
@@ -98,8 +125,12 @@ def recognise_variant(shapes: Shapes) -> str | None:
 
     `litv2_b_384` has those of `litv2_b`: its layers are the same.
     """
-    found = read_architecture(shapes)
-    names = (name for name in VARIANTS if architecture_of(VARIANTS[name]) == found)
+    found, kind = read_architecture(shapes), kind_of(shapes)
+    names = (
+        name
+        for name, (model, config, _) in MODELS.items()
+        if model is kind and architecture_of(config) == found
+    )
     return next(names, None)
 
 
@@ -110,10 +141,11 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
         file: Shapes of the file's arrays by PyTorch name.
         model: The same of the model.
     """
-    if any(name.startswith("backbone.") for name in file):
+    kinds = kind_of(file), kind_of(model)
+    if kinds[0] is not kinds[1] and any(name.startswith(_BACKBONE) for name in file):
         return (
             "The file is that of a segmentation or detection model (its names begin "
-            "with backbone.), the model is not."
+            f"with backbone.), the model is {_call(kinds[1])}."
         )
     ours, theirs = read_architecture(model), read_architecture(file)
     if ours is None or theirs is None:
@@ -138,6 +170,23 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
             "head."
         )
     return "The architecture is the same: the file is damaged, incomplete or altered."
+
+
+def read_dense_sizes(shapes: Shapes) -> dict[str, int]:
+    """Returns the arguments of `create_model` that only Semantic FPN has.
+
+    Args:
+        shapes: Of a SemanticFpn.
+    """
+    return {
+        "fpn_dim": shapes["neck.lateral_convs.0.conv.weight"][0],
+        "head_dim": shapes["decode_head.conv_seg.weight"][1],
+    }
+
+
+def _call(kind: type | None) -> str:
+    names = {Classifier: "a classifier", SemanticFpn: "a Semantic FPN"}
+    return names.get(kind, "a part of one") if kind else "none of these"
 
 
 def read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What PyTorch calls the things that our modules keep in their attributes.
 
 One table per module class, so that any module converts, alone or inside a model. The
-names are those of the published code (`classification/models/litv2.py`); `{}` is the
-index in a list.
+names are those of the published code (`classification/models/litv2.py`), and of mmcv
+and mmsegmentation; `{}` is the index in a list.
 """
 
 from flax import nnx
@@ -17,16 +17,40 @@ from litv2_jax.models.blocks import (
     PatchEmbedding,
 )
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.patch_conv import PatchConv
+from litv2_jax.models.semantic_fpn import (
+    Branch,
+    ConvNormRelu,
+    SemanticFpn,
+    SemanticFpnHead,
+    Upsample,
+)
 
 _KERNEL_AND_BIAS = {"kernel": "weight", "bias": "bias"}
 _SCALE_AND_BIAS = {"scale": "weight", "bias": "bias"}
 
 TORCH_NAMES: dict[type, dict[str, str]] = {
     Classifier: {"backbone": "", "norm": "norm", "head": "head"},
+    SemanticFpn: {
+        "backbone": "backbone",
+        "norms": "backbone.norm{}",
+        "fpn": "neck",
+        "head": "decode_head",
+    },
+    Fpn: {"laterals": "lateral_convs.{}.conv", "outputs": "fpn_convs.{}.conv"},
+    SemanticFpnHead: {
+        "branches": "scale_heads.{}",
+        "dropout": "dropout",
+        "classify": "conv_seg",
+    },
+    Branch: {"layers": "{}"},
+    ConvNormRelu: {"conv": "conv", "norm": "bn"},
+    Upsample: {},
+    nnx.Dropout: {},
     Backbone: {
         "patch_embedding": "patch_embed",
         "stages": "layers.{}",
@@ -64,6 +88,7 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
     },
     DepthwiseConvGelu: _KERNEL_AND_BIAS,
     PatchConv: _KERNEL_AND_BIAS,
+    nnx.Conv: _KERNEL_AND_BIAS,
     nnx.Linear: _KERNEL_AND_BIAS,
     LayerNorm: _SCALE_AND_BIAS,
 }

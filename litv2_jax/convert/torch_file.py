@@ -79,14 +79,16 @@ def read_torch_config(path: str | PathLike) -> dict[str, Any]:
 
 
 def write_torch_checkpoint(
-    path: str | PathLike, arrays: Mapping[str, np.ndarray]
+    path: str | PathLike, arrays: Mapping[str, np.ndarray], entry: str = "model"
 ) -> None:
     """Writes weights that PyTorch loads.
 
     Args:
         path: Ends in `.safetensors`, or in `.pth` or `.pt` for a file that `torch.load`
-            reads as `{"model": state_dict}`, which the original code takes.
+            reads as `{entry: state_dict}`.
         arrays: By PyTorch name, in PyTorch's layouts.
+        entry: What the original code looks for: `model` in classification, `state_dict`
+            in mmsegmentation.
 
     Raises:
         ValueError: If the ending is another, or PyTorch has no such type of number.
@@ -99,7 +101,7 @@ def write_torch_checkpoint(
     elif path.suffix in (".pth", ".pt"):
         with zipfile.ZipFile(path, "w") as archive:
             root = path.stem
-            archive.writestr(f"{root}/data.pkl", _pickle_state_dict(arrays))
+            archive.writestr(f"{root}/data.pkl", _pickle_state_dict(arrays, entry))
             archive.writestr(f"{root}/byteorder", "little")
             for key, array in enumerate(arrays.values()):
                 data = array.astype(array.dtype.newbyteorder("<")).tobytes()
@@ -231,8 +233,8 @@ def _find_state_dict(contents: Any) -> dict[str, Tensor]:
     return {str(name): x for name, x in contents.items()}
 
 
-def _pickle_state_dict(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Returns the pickle of {"model": OrderedDict of tensors}, opcode by opcode.
+def _pickle_state_dict(arrays: Mapping[str, np.ndarray], entry: str) -> bytes:
+    """Returns the pickle of {entry: OrderedDict of tensors}, opcode by opcode.
 
     `pickle.dumps` would have to import PyTorch to write its names.
     """
@@ -262,5 +264,5 @@ def _pickle_state_dict(arrays: Mapping[str, np.ndarray]) -> bytes:
 
     items = [plain(k) + tensor(i, x) for i, (k, x) in enumerate(arrays.items())]
     state_dict = ordered_dict + pickle.MARK + b"".join(items) + pickle.SETITEMS
-    model = pickle.EMPTY_DICT + plain("model") + state_dict + pickle.SETITEM
+    model = pickle.EMPTY_DICT + plain(entry) + state_dict + pickle.SETITEM
     return pickle.PROTO + b"\x02" + model + pickle.STOP

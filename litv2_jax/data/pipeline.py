@@ -86,12 +86,37 @@ def eval_batches(
     do not. The arguments are those of `train_batches`.
     """
     padded_length = -(-len(source) // batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded_length).map(_ReadIfValid(source, transform))
-    dataset = _PartOfBatches(dataset, batch_size, process_index, process_count)
-    dataset = dataset.batch(batch_size // process_count)
+    batches = load_in_order(
+        grain.MapDataset.range(padded_length).map(_ReadIfValid(source, transform)),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        process_index=process_index,
+        process_count=process_count,
+    )
     if unreadable is None:
         unreadable = UnreadableRecords(0)
-    return unreadable.watch(_load(dataset, num_workers), source, transform.map)
+    return unreadable.watch(batches, source, transform.map)
+
+
+def load_in_order(
+    rows: grain.MapDataset,
+    *,
+    batch_size: int,
+    num_workers: int,
+    process_index: int,
+    process_count: int,
+) -> grain.IterDataset:
+    """Returns the batches of rows that are there already, in order and once.
+
+    Args:
+        rows: As many as whole batches need; of the same shapes within a batch.
+        batch_size: Rows of all processes together.
+        num_workers: Processes that load; 0 loads in threads.
+        process_index: Which part of each batch to return.
+        process_count: Into how many parts a batch is split.
+    """
+    part = _PartOfBatches(rows, batch_size, process_index, process_count)
+    return _load(part.batch(batch_size // process_count), num_workers)
 
 
 class _PartOfBatches(grain.MapDataset):

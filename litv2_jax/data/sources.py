@@ -2,14 +2,15 @@
 
 from typing import Any, Protocol
 
+from litv2_jax.data.annotated_folders import AnnotatedFolderSource
 from litv2_jax.data.folders import FolderSource
 from litv2_jax.data.open_files import allow_many_open_files
-from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.data.tfds_source import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
 
 
 class Source(Protocol):
-    """Images with labels at random; can be sent to other processes.
+    """Images with labels or annotations at random; can be sent to other processes.
 
     Attributes:
         class_names: What the labels stand for.
@@ -22,7 +23,10 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns `image`, the bytes of a file, and `label`."""
+        """Returns `image`, the bytes of a file, and `label`.
+
+        One of annotated images has `annotation`, the bytes of a file, for the latter.
+        """
         ...
 
     def where(self, index: int) -> str:
@@ -47,6 +51,25 @@ def open_source(name: str, split: str, data_dir: str) -> Source:
     if name == "folder":
         return FolderSource(split, data_dir)
     return ImageSource(name, split, data_dir)
+
+
+def open_annotated_source(name: str, split: str, data_dir: str) -> Source:
+    """Opens one split of a data set that has a class for each pixel.
+
+    Args:
+        name: `folder` for trees of files, `data_dir/images/split/file` and
+            `data_dir/annotations/split/file`; else the name of a data set in TFDS with
+            the features image and annotation, such as `ade20k`.
+        split: A folder of the trees, or a TFDS split.
+        data_dir: As in `open_source`.
+
+    Raises:
+        ConfigError: If it is not there, or is not complete.
+    """
+    allow_many_open_files()
+    if name == "folder":
+        return AnnotatedFolderSource(split, data_dir)
+    return AnnotatedImageSource(name, split, data_dir)
 
 
 def check_same_classes(train: Source, evaluation: Source) -> None:

@@ -7,33 +7,46 @@ import grain
 import numpy as np
 import tensorflow_datasets as tfds
 
-import litv2_jax.data.digits  # noqa: F401 (makes the name known to TFDS)
+# Imported to make their names known to TFDS.
+import litv2_jax.data.ade20k
+import litv2_jax.data.digits
+import litv2_jax.data.shapes  # noqa: F401
 from litv2_jax.data.tfrecord import TfRecordFiles
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 
 # Built here in seconds; other data sets are the user's to prepare.
-LOCAL = ("digits",)
+LOCAL = ("digits", "shapes")
 
-_DECODERS = {"image": tfds.decode.SkipDecoding()}
+# What prepares those that `litv2_jax.prepare` can.
+_PREPARED_FROM = {
+    "ade20k": "the folders of ADEChallengeData2016",
+    "imagenet2012": "the archives",
+}
 
 
-class ImageSource:
-    """Records of one split at random: `image` (bytes as stored) and `label`."""
+class TfdsSource:
+    """Records of one split at random, of which some features are read."""
 
-    def __init__(self, name: str, split: str, data_dir: str):
+    def __init__(
+        self, name: str, split: str, data_dir: str, *, needed: list[str], purpose: str
+    ):
         """Opens the split; makes the data set first if it is one of the project's own.
 
         Args:
             name: A TFDS name, such as `imagenet2012`.
             split: A TFDS split, such as `train` or `train[:90%]`.
             data_dir: Where TFDS keeps its data sets; "" is where it does by default.
+            needed: Features to read; images among them stay as they are stored.
+            purpose: What needs these, for the error if they are not there.
 
         Raises:
-            ConfigError: If there is no such data set or split, it has no images with
-                labels, or it is not prepared as array_record or TFRecord, completely.
+            ConfigError: If there is no such data set or split, it lacks a feature, or
+                it is not prepared as array_record or TFRecord, completely.
         """
         builder = _open_builder(name, data_dir)
+        _check_features(builder, name, needed, purpose)
+        _check_prepared(builder, name)
         file_format = _choose_format(builder, name)
         parts = _find_parts(builder, name, split)
         self._records: Any
@@ -44,8 +57,14 @@ class ImageSource:
         self._name = f"{name}, split {split}"
         self._parts = parts
         self._ends = np.cumsum([part.take for part in parts])
-        self._features = builder.info.features
-        self.class_names: list[str] = list(self._features["label"].names)
+        self._features: Any = tfds.features.FeaturesDict(
+            {feature: builder.info.features[feature] for feature in needed}
+        )
+        self._decoders = {
+            feature: tfds.decode.SkipDecoding()
+            for feature in needed
+            if isinstance(self._features[feature], tfds.features.Image)
+        }
 
     def __len__(self) -> int:
         return len(self._records)
@@ -57,11 +76,13 @@ class ImageSource:
         except RuntimeError as error:
             raise UnreadableImageError(str(error)) from error
         try:
-            record = self._features.deserialize_example_np(data, decoders=_DECODERS)
+            record = self._features.deserialize_example_np(
+                data, decoders=self._decoders
+            )
+            return {name: record[name] for name in self._features}
         # Bytes that are no record fail in protobuf or in TFDS, in many ways.
         except Exception as error:
             raise UnreadableImageError(f"it is no record of TFDS: {error}") from error
-        return {"image": record["image"], "label": record["label"]}
 
     def where(self, index: int) -> str:
         """Returns what to call a record in front of a person."""
@@ -71,8 +92,44 @@ class ImageSource:
         return f"{self._name}, record {index} (number {position} of {part.filename})"
 
 
+class ImageSource(TfdsSource):
+    """Records of one split at random: `image` (bytes as stored) and `label`."""
+
+    def __init__(self, name: str, split: str, data_dir: str):
+        """Opens the split, as `TfdsSource` does."""
+        super().__init__(
+            name, split, data_dir, needed=["image", "label"], purpose="classification"
+        )
+        self.class_names: list[str] = list(self._features["label"].names)
+
+
+class AnnotatedImageSource(TfdsSource):
+    """Records of one split at random: `image` and `annotation`, as they are stored."""
+
+    def __init__(self, name: str, split: str, data_dir: str):
+        """Opens the split, as `TfdsSource` does.
+
+        Raises:
+            ConfigError: Also if the data set does not name its classes.
+        """
+        super().__init__(
+            name,
+            split,
+            data_dir,
+            needed=["image", "annotation"],
+            purpose="segmentation",
+        )
+        annotation = self._features["annotation"]
+        if not getattr(annotation, "num_classes", None):
+            raise ConfigError(
+                f"config.data.name is {name}, whose annotation does not name its "
+                "classes; prepare it with tfds.features.LabeledImage."
+            )
+        self.class_names: list[str] = list(annotation.names)
+
+
 def _open_builder(name: str, data_dir: str) -> Any:
-    """Returns the builder of a data set that is prepared."""
+    """Returns the builder of a data set, which is made if it is one of LOCAL."""
     options: dict[str, Any] = {"data_dir": os.path.expanduser(data_dir) or None}
     try:
         builder: Any = tfds.builder(name, **options)
@@ -84,24 +141,34 @@ def _open_builder(name: str, data_dir: str) -> Any:
             f"config.data.name is {name!r}, which TensorFlow Datasets does not know; "
             "for a tree of image files use 'folder'."
         ) from None
+    return builder
+
+
+def _check_features(builder: Any, name: str, needed: list[str], purpose: str) -> None:
     features = builder.info.features
-    if "image" not in features or "label" not in features:
+    if not all(feature in features for feature in needed):
         raise ConfigError(
             f"config.data.name is {name}, which has {', '.join(features)}; "
-            "classification needs image and label."
+            f"{purpose} needs {' and '.join(needed)}."
         )
-    if not builder.info.splits:
-        own = "`python -m litv2_jax.prepare imagenet2012` does it from the archives"
-        other = (
+
+
+def _check_prepared(builder: Any, name: str) -> None:
+    if builder.info.splits:
+        return
+    if name in _PREPARED_FROM:
+        how = (
+            f"`python -m litv2_jax.prepare {name}` does it from {_PREPARED_FROM[name]}"
+        )
+    else:
+        how = (
             f"where TensorFlow is installed, `tfds build {name} "
             "--file_format=array_record` does it"
         )
-        raise ConfigError(
-            f"{name} is not prepared in {builder.data_dir}: "
-            f"{own if name == 'imagenet2012' else other}; then point "
-            "config.data.data_dir at the folder that has it."
-        )
-    return builder
+    raise ConfigError(
+        f"{name} is not prepared in {builder.data_dir}: {how}; then point "
+        "config.data.data_dir at the folder that has it."
+    )
 
 
 def _choose_format(builder: Any, name: str) -> str:

@@ -2,38 +2,55 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from litv2_jax.models.backbone import VARIANTS
+from litv2_jax.models.backbone import VARIANTS, BackboneConfig
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.semantic_fpn import SemanticFpn
+
+# Name to class, sizes of the backbone, and published number of classes.
+MODELS: dict[str, tuple[type[Classifier | SemanticFpn], BackboneConfig, int]] = {
+    **{name: (Classifier, config, 1000) for name, config in VARIANTS.items()},
+    **{
+        f"semantic_fpn_{name}": (
+            SemanticFpn,
+            dataclasses.replace(VARIANTS[name], drop_path_rate=rate),
+            150,
+        )
+        for name, rate in (("litv2_s", 0.2), ("litv2_m", 0.2), ("litv2_b", 0.3))
+    },
+}
 
 
 def list_models() -> list[str]:
     """Returns the names that `create_model` knows."""
-    return list(VARIANTS)
+    return list(MODELS)
 
 
 def create_model(
     name: str,
     *,
     rngs: nnx.Rngs,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     embed_dim: int | None = None,
     depths: Sequence[int] | None = None,
     num_heads: Sequence[int] | None = None,
     window_sizes: Sequence[int] | None = None,
     alpha: float | None = None,
     drop_path_rate: float | None = None,
+    fpn_dim: int | None = None,
+    head_dim: int | None = None,
+    dropout_rate: float | None = None,
     dtype: DTypeLike = jnp.float32,
-) -> Classifier:
+) -> Classifier | SemanticFpn:
     """Creates a model with new weights, ready for inference.
 
-    Sizes that are not given are the published ones of the variant; the sequences have
-    one entry for each of the four stages. `models.backbone.BackboneConfig` explains
-    them.
+    Sizes that are not given are the published ones of the model; the sequences have one
+    entry for each of the four stages. `models.backbone.BackboneConfig` explains them.
 
     Args:
         name: One of `list_models()`.
@@ -45,15 +62,20 @@ def create_model(
         window_sizes: Side of the HiLo windows; 0 means no attention.
         alpha: Share of the heads that are Lo-Fi.
         drop_path_rate: Stochastic depth of the last block, in training.
+        fpn_dim: Channels of the feature pyramid, in Semantic FPN alone.
+        head_dim: Channels of the head, in Semantic FPN alone.
+        dropout_rate: Share of these that training drops, in Semantic FPN alone.
         dtype: Type of the computation, float32 or bfloat16; parameters, softmax,
             statistics of the norms and logits stay float32.
 
     Raises:
-        ValueError: If the name is unknown or a size is impossible.
+        ValueError: If the name is unknown, a size is impossible, or the model has none
+            such.
     """
-    if name not in VARIANTS:
-        known = ", ".join(VARIANTS)
+    if name not in MODELS:
+        known = ", ".join(MODELS)
         raise ValueError(f"There is no model called {name!r}; there are {known}.")
+    kind, config, published_classes = MODELS[name]
     sizes = {
         "embed_dim": embed_dim,
         "depths": depths,
@@ -62,6 +84,15 @@ def create_model(
         "alpha": alpha,
         "drop_path_rate": drop_path_rate,
     }
-    given = {key: value for key, value in sizes.items() if value is not None}
-    config = dataclasses.replace(VARIANTS[name], **given)
-    return Classifier(config, num_classes=num_classes, dtype=dtype, rngs=rngs)
+    options = {"fpn_dim": fpn_dim, "head_dim": head_dim, "dropout_rate": dropout_rate}
+    options = _given(options)
+    if kind is Classifier and options:
+        raise ValueError(f"{name} is a classifier and has no {', '.join(options)}.")
+    if num_classes is None:
+        num_classes = published_classes
+    config = dataclasses.replace(config, **_given(sizes))
+    return kind(config, num_classes=num_classes, dtype=dtype, rngs=rngs, **options)
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}

@@ -23,6 +23,7 @@ class BatchNorm(nnx.Module):
         *,
         momentum: float = 0.1,
         epsilon: float = 1e-5,
+        statistics: str = "group",
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -33,9 +34,16 @@ class BatchNorm(nnx.Module):
             momentum: Weight of the newest batch in the running statistics, as in
                 PyTorch; flax names its complement so.
             epsilon: Added to the variance.
+            statistics: What they are taken of in training: `group`, where `nnx.view`
+                asks for groups, or always the whole `batch`, as SyncBatchNorm does.
             dtype: Type of the result.
             rngs: Not drawn from; every layer takes it.
+
+        Raises:
+            ValueError: If `statistics` is something else.
         """
+        if statistics not in ("group", "batch"):
+            raise ValueError(f"statistics={statistics!r} must be group or batch.")
         self.scale = nnx.Param(jnp.ones(dim))
         self.bias = nnx.Param(jnp.zeros(dim))
         self.mean = nnx.BatchStat(jnp.zeros(dim))
@@ -44,6 +52,7 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.epsilon = epsilon
         self.dtype = dtype
+        self.statistics = statistics
         self.use_running_average = True
         self.group_size = 0
 
@@ -62,7 +71,7 @@ class BatchNorm(nnx.Module):
         """
         if use_running_average is not None:
             self.use_running_average = use_running_average
-        if batch_norm_group_size is not None:
+        if batch_norm_group_size is not None and self.statistics == "group":
             self.group_size = batch_norm_group_size
 
     def __call__(self, x: jax.Array) -> jax.Array:

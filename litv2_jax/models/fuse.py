@@ -13,6 +13,7 @@ from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import PlainLayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.models.semantic_fpn import ConvNormRelu, SemanticFpn
 
 
 def fuse_for_inference(model: nnx.Module) -> Any:
@@ -44,7 +45,9 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         )
     for module in modules:
         if isinstance(module, DeformableTokenMerging):
-            _fold_batch_norm(module)
+            _fold_batch_norm(module, module)
+        elif isinstance(module, ConvNormRelu):
+            _fold_batch_norm(module, module.conv)
         elif isinstance(module, Block):
             module.norm2 = _fold_layer_norm(module.norm2, module.mlp.expand)
         elif isinstance(module, HiLo):
@@ -52,8 +55,11 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         elif isinstance(module, Classifier):
             # The mean over the map, which lies between, does not mind.
             module.norm = _fold_layer_norm(module.norm, module.head)
+        elif isinstance(module, SemanticFpn):
+            for i, lateral in enumerate(module.fpn.laterals):
+                module.norms[i] = _fold_layer_norm(module.norms[i], lateral)
     for module in modules:
-        if isinstance(module, nnx.Linear) and module.dtype is not None:
+        if isinstance(module, nnx.Linear | nnx.Conv) and module.dtype is not None:
             _replace(module, "kernel", _read(module.kernel), module.dtype)
     return model
 
@@ -61,19 +67,27 @@ def fuse_for_inference(model: nnx.Module) -> Any:
 # In numpy, because JAX would compile a program for each of these sums and products.
 
 
-def _fold_batch_norm(merge: DeformableTokenMerging) -> None:
-    norm: Any = merge.norm
+def _fold_batch_norm(owner: Any, layer: Any) -> None:
+    """Moves an owner's norm into the layer before it, which has a bias from then on."""
+    norm = owner.norm
     scale = _read(norm.scale) / np.sqrt(_read(norm.var) + norm.epsilon)
-    bias = (_read(merge.bias) - _read(norm.mean)) * scale + _read(norm.bias)
-    _replace(merge, "kernel", _read(merge.kernel) * scale, norm.dtype)
-    _replace(merge, "bias", bias)
-    merge.norm = FoldedNorm()
+    if layer.bias is None:
+        layer.use_bias = True
+    bias = 0 if layer.bias is None else _read(layer.bias)
+    bias = (bias - _read(norm.mean)) * scale + _read(norm.bias)
+    _replace(layer, "kernel", _read(layer.kernel) * scale, norm.dtype)
+    _replace(layer, "bias", bias)
+    owner.norm = FoldedNorm()
 
 
-def _fold_layer_norm(norm: Any, layer: nnx.Linear) -> PlainLayerNorm:
-    """Moves scale and bias of a norm into the layer that alone reads it."""
+def _fold_layer_norm(norm: Any, layer: nnx.Linear | nnx.Conv) -> PlainLayerNorm:
+    """Moves scale and bias of a norm into the layer that alone reads it.
+
+    The layer is a matrix product, which a 1x1 convolution is too.
+    """
     kernel = _read(layer.kernel)
-    _replace(layer, "bias", _read(layer.bias) + _read(norm.bias) @ kernel)
+    shift = (_read(norm.bias) @ kernel).reshape(-1)
+    _replace(layer, "bias", _read(layer.bias) + shift)
     _replace(layer, "kernel", _read(norm.scale)[:, None] * kernel)
     return PlainLayerNorm(dtype=norm.dtype)
 

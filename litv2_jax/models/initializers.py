@@ -28,6 +28,11 @@ def uniform(fan_in: int) -> nnx.Initializer:
     return functools.partial(_draw_on_host, draw)
 
 
+def kaiming(features: int, size: int) -> nnx.Initializer:
+    """Returns mmcv's `kaiming_init`: normal, by the fan-out of a square kernel."""
+    return normal(math.sqrt(2 / (features * size**2)))
+
+
 def _draw_on_host(draw, key, shape, dtype=jnp.float32, out_sharding=None) -> jax.Array:
     """Draws with numpy, seeded by the key, alone or inside a compiled function.
 

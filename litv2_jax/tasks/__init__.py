@@ -5,9 +5,10 @@ from typing import Any
 
 from litv2_jax.settings import ConfigError
 from litv2_jax.tasks.classification import Classification
+from litv2_jax.tasks.segmentation import Segmentation
 from litv2_jax.training.task import Task
 
-TASKS = {"classification": Classification}
+TASKS = {"classification": Classification, "segmentation": Segmentation}
 
 
 def create_task(

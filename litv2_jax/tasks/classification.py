@@ -21,12 +21,10 @@ from typing import Any
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
-from litv2_jax import models
 from litv2_jax.augment.erasing import erase
 from litv2_jax.augment.mixing import mix_batch, smooth_labels
 from litv2_jax.augment.normalize import denormalize, normalize
@@ -97,13 +95,7 @@ class Classification:
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
-        settings = self._settings.model
-        return models.create_model(
-            rngs=rngs,
-            drop_path_rate=settings.drop_path_rate,
-            dtype=jnp.dtype(settings.dtype),
-            **self.description["model"],
-        )
+        return self._settings.model.build(rngs, len(self._class_names))
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
         """Returns endless batches of `image` and `label`."""

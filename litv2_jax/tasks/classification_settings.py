@@ -1,34 +1,15 @@
 """What a recipe says of classification, and what of it is impossible."""
 
 import dataclasses
-from typing import Any
 
-from flax import nnx
-
-from litv2_jax import models
+from litv2_jax.models.classifier import Classifier
 from litv2_jax.settings import (
     ConfigError,
     check_not_negative,
     check_positive,
     check_share,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSettings:
-    """Section `model` of a recipe.
-
-    Attributes:
-        name: One of `list_models()`.
-        drop_path_rate: Stochastic depth of the last block.
-        dtype: Type of the computation, `float32` or `bfloat16`.
-        sizes: Other arguments of `create_model`, such as `depths`.
-    """
-
-    name: str
-    drop_path_rate: float
-    dtype: str
-    sizes: dict[str, Any]
+from litv2_jax.tasks.model_settings import ModelSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +80,7 @@ class Settings:
 
 def check(settings: Settings) -> None:
     """Raises ConfigError if a value is impossible."""
-    if settings.model.dtype not in ("float32", "bfloat16"):
-        raise ConfigError(
-            f"config.model.dtype is {settings.model.dtype!r}; use float32 or bfloat16."
-        )
+    settings.model.check(Classifier)
     check_positive(settings.data.image_size, "config.data.image_size")
     check_share(settings.data.flip, "config.data.flip")
     check_share(settings.data.eval_crop, "config.data.eval_crop")
@@ -124,14 +102,3 @@ def check(settings: Settings) -> None:
         )
     for name in ("erasing", "mixup_switch", "label_smoothing"):
         check_share(getattr(settings.augment, name), f"config.augment.{name}")
-    try:
-        nnx.eval_shape(
-            lambda: models.create_model(
-                settings.model.name,
-                rngs=nnx.Rngs(0),
-                drop_path_rate=settings.model.drop_path_rate,
-                **settings.model.sizes,
-            )
-        )
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"config.model cannot be built: {error}") from None

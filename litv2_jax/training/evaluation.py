@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from litv2_jax.training.checkpoint import load_weights
 from litv2_jax.training.devices import Devices, StopRequest
+from litv2_jax.training.log import announce
 from litv2_jax.training.step import (
     create_abstract_model,
     create_graphdef,
@@ -31,8 +32,11 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
     model = create_abstract_model(task)
     params, stats = devices.replicate(load_weights(weights, *split_state(model)))
     start = time.perf_counter()
-    results = Evaluator(task, devices)(params, stats)
+    evaluator = Evaluator(task, devices)
+    results = evaluator(params, stats)
     seconds = time.perf_counter() - start
+    if evaluator.table:
+        announce(evaluator.table)
     return {**results, "images_per_second": results["num_images"] / seconds}
 
 
@@ -41,6 +45,7 @@ class Evaluator:
 
     Attributes:
         example: The first batch and its outputs, to draw.
+        table: What the metric says beyond the results of the last evaluation.
     """
 
     def __init__(self, task: Task, devices: Devices):
@@ -49,6 +54,7 @@ class Evaluator:
         graphdef = create_graphdef(task, deterministic=True, use_running_average=True)
         self._step = make_eval_step(graphdef, task, devices.replicated)
         self.example: tuple[Batch, Batch] = ({}, {})
+        self.table = ""
 
     def __call__(
         self,
@@ -76,4 +82,6 @@ class Evaluator:
             metric.add(outputs)
             if number == 0:
                 self.example = batch, outputs
-        return metric.result()
+        results = metric.result()
+        self.table = metric.table()
+        return results

@@ -112,15 +112,26 @@ class Log:
         self._board.add_image(name, pixels, dataformats="HWC")
 
     def report(
-        self, draw_examples: Callable[[Path], None], results: Mapping[str, float]
+        self,
+        draw_examples: Callable[[Path], None],
+        results: Mapping[str, float],
+        table: str,
     ) -> None:
-        """Writes `report/`: curves, predictions drawn by the function, a summary."""
+        """Writes `report/`: curves, predictions drawn by the function, a summary.
+
+        Args:
+            draw_examples: Draws predictions to a file.
+            results: The last evaluation.
+            table: What its metric says beyond them, in Markdown.
+        """
         if not self._is_first:
             return
         rows = _read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
         self.draw("predictions", draw_examples)
-        (self._report / "summary.md").write_text(summarise(rows, results))
+        (self._report / "summary.md").write_text(
+            summarise(rows, results) + (f"\n{table}\n" if table else "")
+        )
         tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")
 
     def write_means(self, step: int) -> None:

@@ -146,7 +146,9 @@ class _Trainer:
                     latest = None
                     results = self._save(step, state, is_stopping)
         self._log.report(
-            lambda path: self._task.draw(*self._evaluator.example, path), results
+            lambda path: self._task.draw(*self._evaluator.example, path),
+            results,
+            self._evaluator.table,
         )
         return results
 

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from litv2_jax.settings import ConfigError, check_positive
+from litv2_jax.settings import ConfigError, check_not_negative, check_positive
+
+SCHEDULES = ("cosine", "polynomial")
+DECAYS = ("matrices", "all")
+
+# Of the polynomial, in all of mmsegmentation's recipes.
+_POWER = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +28,13 @@ class OptimizerSettings:
         base_batch_size: Images per update that the rates are for; they grow in
             proportion to the real number.
         warmup_epochs: Length of the linear warm-up.
-        weight_decay: Decoupled decay of the arrays with two or more dimensions.
+        weight_decay: Decoupled decay of the arrays that decay.
         offset_scale: Largest rate of the convolutions that predict offsets, over that
             of everything else.
-        clip_norm: Largest norm of the gradient.
+        clip_norm: Largest norm of the gradient; 0 leaves it as it is.
+        schedule: How the rate falls after the warm-up: `cosine`, or `polynomial` as in
+            mmsegmentation's recipes.
+        decay: What decays: `matrices`, arrays of two or more dimensions, or `all`.
     """
 
     learning_rate: float
@@ -36,11 +45,19 @@ class OptimizerSettings:
     weight_decay: float
     offset_scale: float
     clip_norm: float
+    schedule: str = "cosine"
+    decay: str = "matrices"
 
     def check(self, epochs: float) -> None:
         """Raises ConfigError if a value is impossible."""
-        for name in ("learning_rate", "base_batch_size", "clip_norm"):
+        for name in ("learning_rate", "base_batch_size"):
             check_positive(getattr(self, name), f"config.optimizer.{name}")
+        check_not_negative(self.clip_norm, "config.optimizer.clip_norm")
+        for name, choices in (("schedule", SCHEDULES), ("decay", DECAYS)):
+            if (value := getattr(self, name)) not in choices:
+                raise ConfigError(
+                    f"config.optimizer.{name} is {value!r}; use {' or '.join(choices)}."
+                )
         if not 0 <= self.warmup_epochs <= epochs:
             raise ConfigError(
                 f"config.optimizer.warmup_epochs is {self.warmup_epochs} but must be "
@@ -57,9 +74,10 @@ def create_schedules(
 ) -> tuple[optax.Schedule, optax.Schedule]:
     """Returns the learning rates by step of the weights and of the offset convolutions.
 
-    The original sets the rate after each update, so that steps 0 and 1 both have the
-    first. Its cosine runs over all steps, the warm-up included, so that the rate drops
-    a little where the warm-up ends.
+    The original's classification sets the rate after each update, so that steps 0 and 1
+    both have the first, and its cosine runs over all steps, the warm-up included, so
+    that the rate drops a little where the warm-up ends. The polynomial is mmcv's, set
+    before each update.
 
     Args:
         settings: The recipe.
@@ -74,12 +92,17 @@ def create_schedules(
 
     def create(peak: float) -> optax.Schedule:
         def schedule(step: ArrayLike) -> jax.Array:
-            t = jnp.maximum(jnp.asarray(step, jnp.float32) - 1, 0)
-            warmup = start + t * ((peak - start) / max(warmup_steps, 1))
-            # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
+            t = jnp.asarray(step, jnp.float32)
+            if settings.schedule == "cosine":
+                t = jnp.maximum(t - 1, 0)
             left = jnp.maximum(num_steps - t, 0) / num_steps
-            cosine = jnp.square(jnp.sin(0.5 * jnp.pi * left))
-            return jnp.where(t < warmup_steps, warmup, end + (peak - end) * cosine)
+            if settings.schedule == "cosine":
+                # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
+                share = jnp.square(jnp.sin(0.5 * jnp.pi * left))
+            else:
+                share = left**_POWER
+            warmup = start + t * ((peak - start) / max(warmup_steps, 1))
+            return jnp.where(t < warmup_steps, warmup, end + (peak - end) * share)
 
         return schedule
 
@@ -90,20 +113,24 @@ def create_schedules(
 def create_optimizer(
     settings: OptimizerSettings, schedules: tuple[optax.Schedule, optax.Schedule]
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns AdamW with clipping, decay of matrices alone, and slow offsets.
+    """Returns AdamW with clipping, decay of what is to decay, and slow offsets.
 
     Its `update` takes the step of the run as `step`, which the rates are read at.
     """
+    clip = optax.identity()
+    if settings.clip_norm:
+        clip = optax.clip_by_global_norm(settings.clip_norm)
+    mask = decays if settings.decay == "matrices" else None
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
+        clip,
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.add_decayed_weights(settings.weight_decay, mask=decays),
+        optax.add_decayed_weights(settings.weight_decay, mask=mask),
         _scale_by_rates(*schedules),
     )
 
 
 def decays(params: Any) -> Any:
-    """Returns for each array whether it decays: biases and scales do not."""
+    """Returns for each array whether it is a matrix: biases and scales are not."""
     return jax.tree.map(lambda x: x.ndim >= 2, params)
 
 

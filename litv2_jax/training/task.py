@@ -22,6 +22,10 @@ class Metric(Protocol):
         """Returns the numbers by name."""
         ...
 
+    def table(self) -> str:
+        """Returns what more there is to say, such as of each class, in Markdown."""
+        ...
+
 
 class Task(Protocol):
     """All that differs between classification, segmentation and detection.
@@ -66,7 +70,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nnx.Module, batch: Batch) -> Batch:
-        """Returns small arrays for `metric` and `draw`."""
+        """Returns arrays for `metric` and `draw`, small ones, which all hosts get."""
         ...
 
     def metric(self) -> Metric:

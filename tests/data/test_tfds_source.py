@@ -3,10 +3,12 @@ import pickle
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
 
-from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.data.tfds_source import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
+from tests.data.annotated import make_pair
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +66,49 @@ def test_sources_can_be_sent_to_worker_processes(data_dir):
 def test_data_that_are_not_there_are_named(data_dir, name, split, message):
     with pytest.raises(ConfigError, match=message):
         ImageSource(name, split, data_dir)
+
+
+def prepare_annotated(data_dir, name, annotation):
+    """Prepares a data set of one record, with something that need not be read."""
+
+    class Annotated(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(),
+                "annotation": annotation,
+                "title": tfds.features.Text(),
+            }
+            features = tfds.features.FeaturesDict(features)
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": iter([(0, {**make_pair(8, 9, 0), "title": "a"})])}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Annotated.name = name
+    Annotated(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+def test_annotations_are_read_as_they_are_stored(data_dir):
+    labels = tfds.features.LabeledImage(labels=["sky", "sea"])
+    prepare_annotated(data_dir, "two_classes", labels)
+    source = AnnotatedImageSource("two_classes", "train", data_dir)
+    assert source[0] == make_pair(8, 9, 0)
+    assert source.class_names == ["sky", "sea"]
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy[0] == source[0]
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_annotations_must_name_their_classes(data_dir, kind):
+    unnamed = {
+        "image": tfds.features.Image(shape=(None, None, 1)),
+        "labels": tfds.features.LabeledImage(labels=None),
+    }
+    prepare_annotated(data_dir, f"unnamed_{kind}", unnamed[kind])
+    with pytest.raises(ConfigError, match="whose annotation does not name its classes"):
+        AnnotatedImageSource(f"unnamed_{kind}", "train", data_dir)

@@ -1,0 +1,220 @@
+"""Semantic FPN (arXiv:1901.02446) with LITv2, as published for ADE20K."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from litv2_jax.models import initializers
+from litv2_jax.models.backbone import Backbone, BackboneConfig
+from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
+from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.ops.resize import resample_bilinear, resize_bilinear
+
+
+class ConvNormRelu(nnx.Module):
+    """3x3 convolution without bias, BatchNorm over all devices, ReLU.
+
+    Shapes: [B, H, W, C] -> [B, H, W, D].
+    """
+
+    def __init__(self, dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            dim,
+            out_dim,
+            (3, 3),
+            padding=1,
+            use_bias=False,
+            kernel_init=initializers.kaiming(out_dim, 3),
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.norm: BatchNorm | FoldedNorm = BatchNorm(
+            out_dim, statistics="batch", dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jax.nn.relu(self.norm(self.conv(x)))
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width, bilinearly.
+
+    Shapes: [B, H, W, C] -> [B, 2 H, 2 W, C].
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+
+
+class Branch(nnx.Module):
+    """Brings one level of the pyramid to stride 4, about.
+
+    Shapes: [B, h, w, C] -> [B, h 2^i, w 2^i, D] for level i.
+    """
+
+    def __init__(
+        self, level: int, dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        conv = functools.partial(ConvNormRelu, dtype=dtype, rngs=rngs)
+        layers: list[nnx.Module] = [conv(dim, out_dim)]
+        for i in range(level):
+            layers += [conv(out_dim, out_dim)] if i else []
+            layers += [Upsample()]
+        self.layers = nnx.List(layers)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class SemanticFpnHead(nnx.Module):
+    """Adds up the levels at stride 4 and classifies each position (`FPNHead` there).
+
+    Shapes: four maps [B, h, w, C], finest first -> [B, h, w, K] of the finest.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        num_classes: int,
+        *,
+        dropout_rate: float,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.branches = nnx.List(
+            [Branch(i, in_dim, dim, dtype=dtype, rngs=rngs) for i in range(4)]
+        )
+        # Whole channels; its random numbers are given when it is called.
+        self.dropout = nnx.Dropout(
+            dropout_rate, broadcast_dims=(1, 2), deterministic=True
+        )
+        self.classify = nnx.Conv(
+            dim,
+            num_classes,
+            (1, 1),
+            kernel_init=initializers.normal(0.01),
+            # Logits are float32 in every model.
+            dtype=jnp.promote_types(dtype, jnp.float32),
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, maps: Sequence[jax.Array], rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        height, width = maps[0].shape[1:3]
+        x = self.branches[0](maps[0])
+        for branch, level in zip(self.branches[1:], maps[1:], strict=True):
+            x += resize_bilinear(branch(level), (height, width))
+        if not self.dropout.deterministic:
+            x = self.dropout(x, rngs=rngs)
+        return self.classify(x)
+
+
+class SemanticFpn(nnx.Module):
+    """Backbone with a norm on each map, feature pyramid, head: a class for each pixel.
+
+    Comes ready for inference; train with
+    `nnx.view(model, deterministic=False, use_running_average=False)`.
+    """
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        num_classes: int = 150,
+        fpn_dim: int = 256,
+        head_dim: int = 128,
+        dropout_rate: float = 0.1,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        """Creates the model.
+
+        Args:
+            config: Sizes of the backbone.
+            num_classes: Size K of the logits.
+            fpn_dim: Channels of the feature pyramid.
+            head_dim: Channels of the head.
+            dropout_rate: Share of the head's channels that training drops.
+            dtype: Type of the computation.
+            rngs: Stream `params` initialises the weights.
+
+        Raises:
+            ValueError: If a size is impossible.
+        """
+        for name, value in (
+            ("num_classes", num_classes),
+            ("fpn_dim", fpn_dim),
+            ("head_dim", head_dim),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more.")
+        self.num_classes = num_classes
+        self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
+        norms: list[LayerNorm | PlainLayerNorm] = [
+            LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in config.dims
+        ]
+        self.norms = nnx.List(norms)
+        self.fpn = Fpn(config.dims, fpn_dim, dtype=dtype, rngs=rngs)
+        self.head = SemanticFpnHead(
+            fpn_dim,
+            head_dim,
+            num_classes,
+            dropout_rate=dropout_rate,
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Returns logits [B, ceil(H / 4), ceil(W / 4), K], float32.
+
+        Args:
+            images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            rngs: Stream `dropout` chooses the paths and channels that training drops.
+        """
+        maps = self.fpn(self.features(images, rngs=rngs))
+        return self.head(maps, rngs)
+
+    def features(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> list[jax.Array]:
+        """Returns the outputs of the four stages, normed, at strides 4, 8, 16 and 32.
+
+        Args:
+            images: As above.
+            rngs: As above.
+        """
+        maps = self.backbone(images, rngs)
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
+
+    def segment(
+        self,
+        images: jax.Array,
+        sizes: jax.Array,
+        new_sizes: jax.Array,
+        canvas: tuple[int, int],
+    ) -> jax.Array:
+        """Returns logits at the sizes that pictures had, in mmsegmentation's two steps.
+
+        They are resized to the size of the model's input, then to that of the picture.
+
+        Args:
+            images: [B, H, W, 3], normalised, and zero below and right of each image.
+            sizes: [B, 2], height and width of each image.
+            new_sizes: [B, 2], height and width of the picture that it was made from.
+            canvas: Height and width of the result, which hold the largest picture.
+
+        Returns:
+            [B, *canvas, K]; what is beyond a picture has no meaning.
+        """
+        height, width = images.shape[1:3]
+        logits = resize_bilinear(self(images), (height, width))
+        return resample_bilinear(logits, sizes, new_sizes, canvas)

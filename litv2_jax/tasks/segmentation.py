@@ -1,0 +1,221 @@
+"""Semantic segmentation: Semantic FPN with LITv2 as trained on ADE20K.
+
+| batch      | shape and type                                                   |
+|------------|------------------------------------------------------------------|
+| image      | [B, H, W, 3] uint8; float32 after `augment`                      |
+| size       | [B, 2] int32, height and width of the image; padding beyond      |
+| label      | [B, H, W] uint8, 255 being ignored; in evaluation [B, H', W']    |
+| label_size | [B, 2] int32, the same of the label, in evaluation               |
+| valid      | [B] bool, in evaluation                                          |
+
+| outputs    | of `evaluate`                                                    |
+|------------|------------------------------------------------------------------|
+| confusion  | [K, K] int32, pixels of the batch by label and prediction        |
+| prediction | [B, H', W'] int32, of which the label's size has a meaning       |
+| valid      | [B] bool                                                         |
+"""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from litv2_jax.augment.normalize import denormalize, normalize_inside
+from litv2_jax.data import pipeline
+from litv2_jax.data.bucket_batches import eval_batches
+from litv2_jax.data.buckets import EvalPlan, plan_eval_batches
+from litv2_jax.data.segmentation import (
+    SegmentationEvalTransform,
+    SegmentationTrainTransform,
+)
+from litv2_jax.data.sources import check_same_classes, open_annotated_source
+from litv2_jax.data.unreadable import UnreadableRecords
+from litv2_jax.metrics.segmentation import SegmentationScores
+from litv2_jax.models.flops import count_flops
+from litv2_jax.ops.losses import pixel_cross_entropy
+from litv2_jax.ops.resize import resize_bilinear
+from litv2_jax.pictures import draw_maps
+from litv2_jax.settings import parse
+from litv2_jax.tasks.segmentation_settings import Settings, check
+from litv2_jax.training.task import Batch
+
+# Rows of the pictures.
+_NUM_DRAWN = 6
+
+
+class Segmentation:
+    """The task; its methods are those of `training.task.Task`."""
+
+    best = "mIoU"
+
+    def __init__(self, values: Mapping[str, Any], *, batch_size: int, seed: int):
+        """Checks the settings and opens the data set.
+
+        Args:
+            values: Sections `model` and `data` of a recipe.
+            batch_size: Images per batch, over all processes.
+            seed: Of the order and the crops of the images.
+
+        Raises:
+            ConfigError: If a setting is unknown or impossible, or the data are absent.
+        """
+        self._settings = parse(Settings, values)
+        check(self._settings)
+        data = self._settings.data
+        self._train, self._eval = (
+            open_annotated_source(data.name, split, data.data_dir)
+            for split in (data.train_split, data.eval_split)
+        )
+        check_same_classes(self._train, self._eval)
+        self._unreadable = UnreadableRecords(data.max_unreadable)
+        self._class_names = self._train.class_names
+        self._batch_size = batch_size
+        self._seed = seed
+        self._eval_transform = SegmentationEvalTransform(data.scale, data.zero_label)
+        self.steps_per_epoch = len(self._train) // batch_size
+        self.description = {
+            "model": {
+                "name": self._settings.model.name,
+                "num_classes": len(self._class_names),
+                **self._settings.model.sizes,
+            },
+            "input": {"scale": data.scale, "multiple": data.eval_multiple},
+            "class_names": self._class_names,
+        }
+
+    @property
+    def num_eval_batches(self) -> int:
+        """Batches of `eval_batches`."""
+        return len(self._eval_plan)
+
+    @functools.cached_property
+    def _eval_plan(self) -> EvalPlan:
+        return plan_eval_batches(
+            self._eval,
+            self._eval_transform,
+            multiple=self._settings.data.eval_multiple,
+            batch_size=self._batch_size,
+        )
+
+    def facts(self) -> dict[str, str]:
+        """Returns names and sizes of the model and the data."""
+        data = self._settings.data
+        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        flops = count_flops(model, data.crop_size).corrected
+        return {
+            "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
+            f"image of {data.crop_size}x{data.crop_size}",
+            "data": f"{data.name}, {len(self._train):,} images to train on, "
+            f"{len(self._eval):,} to evaluate in {len(set(self._eval_plan.buckets))} "
+            f"sizes, {len(self._class_names):,} classes",
+        }
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model."""
+        return self._settings.model.build(rngs, len(self._class_names))
+
+    def train_batches(self, start_step: int) -> grain.IterDataset:
+        """Returns endless batches of `image`, `size` and `label`."""
+        data = self._settings.data
+        transform = SegmentationTrainTransform(
+            data.crop_size,
+            scale=data.scale,
+            ratio=data.ratio,
+            max_share=data.max_class_share,
+            flip=data.flip,
+            distortion=data.distortion,
+            zero_label=data.zero_label,
+        )
+        return pipeline.train_batches(
+            self._train,
+            transform,
+            batch_size=self._batch_size,
+            seed=self._seed,
+            start_step=start_step,
+            **self._share(),
+        )
+
+    def eval_batches(self) -> grain.IterDataset:
+        """Returns the evaluation split, the images of one padded size together."""
+        return eval_batches(
+            self._eval, self._eval_plan, self._eval_transform, **self._share()
+        )
+
+    def _share(self) -> dict[str, Any]:
+        return {
+            "num_workers": self._settings.data.num_workers,
+            "process_index": jax.process_index(),
+            "process_count": jax.process_count(),
+            "unreadable": self._unreadable,
+        }
+
+    def augment(self, batch: Batch, key: jax.Array) -> Batch:
+        """Normalises the images; all that is random was done while loading."""
+        del key
+        images = normalize_inside(batch["image"], batch["size"])
+        return {"image": images, "label": batch["label"]}
+
+    def loss(
+        self, model: nnx.Module, batch: Batch, rngs: nnx.Rngs
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the cross-entropy and the accuracy, both means over all pixels.
+
+        As in mmsegmentation 0.13, ignored pixels add nothing to the loss but count in
+        the mean, and are mistakes in the accuracy.
+        """
+        labels = batch["label"]
+        logits = model(batch["image"], rngs=rngs)
+        logits = resize_bilinear(logits, labels.shape[1:])
+        accuracy = (logits.argmax(-1) == labels).mean()
+        return pixel_cross_entropy(logits, labels), {"accuracy": accuracy}
+
+    def evaluate(self, model: Any, batch: Batch) -> Batch:
+        """Returns what the table above says."""
+        labels = batch["label"]
+        logits = model.segment(
+            normalize_inside(batch["image"], batch["size"]),
+            batch["size"],
+            batch["label_size"],
+            labels.shape[1:],
+        )
+        num_classes = logits.shape[-1]
+        prediction = logits.argmax(-1)
+        pairs = labels.astype(jnp.int32) * num_classes + prediction
+        # What is ignored goes to a place of its own, which is then dropped.
+        pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
+        counts = jnp.bincount(pairs.reshape(-1), length=num_classes**2 + 1)
+        return {
+            "confusion": counts[:-1].reshape(num_classes, num_classes),
+            "prediction": prediction,
+            "valid": batch["valid"],
+        }
+
+    def metric(self) -> SegmentationScores:
+        """Returns an empty metric of `mIoU`, `aAcc` and `mAcc`."""
+        return SegmentationScores(self._class_names)
+
+    def draw_inputs(self, batch: Batch, path: Path) -> None:
+        """Draws images as `augment` left them beside their labels."""
+        images = np.asarray(denormalize(batch["image"]))[:_NUM_DRAWN]
+        labels = np.asarray(batch["label"])
+        rows = list(zip(images, labels[: len(images)], strict=True))
+        draw_maps(rows, ["input", "truth"], self._class_names, path)
+
+    def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
+        """Draws input, truth and prediction side by side."""
+        rows = []
+        for i in np.flatnonzero(batch["valid"])[:_NUM_DRAWN]:
+            height, width = batch["size"][i]
+            image = batch["image"][i, :height, :width]
+            height, width = batch["label_size"][i]
+            truth = batch["label"][i, :height, :width]
+            prediction = np.asarray(outputs["prediction"][i, :height, :width])
+            rows.append((image, truth, prediction))
+        titles = ["input", "truth", "prediction"]
+        draw_maps(rows, titles, self._class_names, path)
