@@ -5,7 +5,7 @@ EXTRAS ?=
 BIN := .venv/bin
 comma := ,
 
-.PHONY: install demo test test-all lint format clean
+.PHONY: install demo demo-segmentation test test-all lint format clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -21,6 +21,11 @@ install: .venv/installed-dev$(EXTRAS)
 demo: install
 	$(BIN)/python train.py --config configs/demo.py:digits --workdir runs/digits
 	@echo "Pictures: runs/digits/report/curves.png and runs/digits/report/predictions.png"
+
+# The same of a segmentation model, on drawn shapes.
+demo-segmentation: install
+	$(BIN)/python train.py --config configs/demo.py:shapes --workdir runs/shapes
+	@echo "Pictures: runs/shapes/report/curves.png and runs/shapes/report/predictions.png"
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"

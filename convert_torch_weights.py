@@ -68,7 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", type=Path, help=".pth, .pt or .safetensors file")
     add("output", type=Path, help="folder to create")
-    add("--model", choices=models.list_models(), help="found by itself if left out")
+    add("--model", choices=list(models.MODELS), help="found by itself if left out")
     add("--num-classes", type=int, help="start with a new head for so many classes")
     sizes = parser.add_argument_group("sizes that are not those of the variant")
     sizes.add_argument("--embed-dim", type=int)

@@ -82,8 +82,8 @@ def _shapes() -> ConfigDict:
     config = ConfigDict()
     config.task = "segmentation"
     config.epochs = 20.0
-    config.batch_size = 16  # Over all devices.
-    config.eval_every_epochs = 5.0
+    config.batch_size = 32  # Over all devices.
+    config.eval_every_epochs = 10.0
     config.seed = 0
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 0  # The whole batch.
@@ -98,11 +98,11 @@ def _shapes() -> ConfigDict:
     config.model.drop_path_rate = 0.05
     config.model.dtype = "float32"
     config.model.sizes = ConfigDict()
-    config.model.sizes.embed_dim = 16
+    config.model.sizes.embed_dim = 24
     config.model.sizes.depths = (1, 1, 2, 1)
     config.model.sizes.num_heads = (1, 2, 4, 8)
     config.model.sizes.fpn_dim = 64
-    config.model.sizes.head_dim = 32
+    config.model.sizes.head_dim = 64
 
     config.data = ConfigDict()
     config.data.name = "shapes"
@@ -110,13 +110,13 @@ def _shapes() -> ConfigDict:
     config.data.train_split = "train"
     config.data.eval_split = "test"
     config.data.scale = (128, 96)  # Longest and shortest side, in pixels.
-    config.data.ratio = (0.75, 1.5)  # Factors on it.
-    config.data.crop_size = 96
+    config.data.ratio = (0.8, 1.25)  # Factors on it.
+    config.data.crop_size = 64
     config.data.max_class_share = 0.9
     config.data.flip = 0.5
-    config.data.distortion = 0.5
+    config.data.distortion = 0.0  # Their hues tell the classes apart.
     config.data.zero_label = "class"  # The background.
-    config.data.eval_multiple = 32
+    config.data.eval_multiple = 64
     config.data.num_workers = 0
     config.data.max_unreadable = 0  # Images, before the run stops.
 
@@ -124,10 +124,10 @@ def _shapes() -> ConfigDict:
     config.optimizer.learning_rate = 2e-3
     config.optimizer.warmup_learning_rate = 1e-5
     config.optimizer.end_learning_rate = 1e-5
-    config.optimizer.base_batch_size = 16
+    config.optimizer.base_batch_size = 32
     config.optimizer.warmup_epochs = 2.0
     config.optimizer.weight_decay = 0.05
-    config.optimizer.offset_scale = 0.01
+    config.optimizer.offset_scale = 1.0
     config.optimizer.clip_norm = 5.0
     config.optimizer.schedule = "cosine"  # Or polynomial.
     config.optimizer.decay = "matrices"  # Or all.

@@ -19,7 +19,7 @@ def create_model(
     """Creates a model, ready for inference, with new weights or with those of a file.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         weights: A checkpoint of this project, the workdir of a run, whose best
             checkpoint is taken, or a PyTorch file; of a classifier's file, a

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from litv2_jax import settings
-from litv2_jax.tasks import classification_settings
+from litv2_jax.tasks import classification_settings, segmentation_settings
 from litv2_jax.training.plan import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -21,7 +21,12 @@ ARGUMENTS = {
         ),
     ],
     "cifar": ["cifar10", "cifar100"],
-    "demo": ["digits"],
+    "demo": ["digits", "shapes"],
+    "ade20k_semantic_fpn": ["litv2_s", "litv2_m", "litv2_b"],
+}
+TASKS = {
+    "classification": classification_settings,
+    "segmentation": segmentation_settings,
 }
 RECIPES = [
     (path.stem, argument)
@@ -40,14 +45,14 @@ def read(name, argument):
 def test_every_setting_has_a_reader(name, argument):
     run, rest = RunSettings.split(read(name, argument))
     run.check(num_devices=8)
-    task = settings.parse(classification_settings.Settings, rest)
-    classification_settings.check(task)
+    task = TASKS[run.task]
+    task.check(settings.parse(task.Settings, rest))
     # A setting that is not one is refused, at every level.
-    for section in ("", "model", "data", "augment"):
+    for section in ("", *rest):
         changed = {k: dict(v) for k, v in rest.items()}
         (changed[section] if section else changed)["no_setting"] = 1
         with pytest.raises(settings.ConfigError, match="no_setting is not a setting"):
-            settings.parse(classification_settings.Settings, changed)
+            settings.parse(task.Settings, changed)
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cifar", "demo"])

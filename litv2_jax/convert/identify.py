@@ -121,7 +121,7 @@ def num_classes_of(shapes: Shapes) -> int:
 
 
 def recognise_variant(shapes: Shapes) -> str | None:
-    """Returns the first name in `list_models()` with these shapes, if there is one.
+    """Returns the first name of a model with these shapes, if there is one.
 
     `litv2_b_384` has those of `litv2_b`: its layers are the same.
     """

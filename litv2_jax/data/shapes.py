@@ -32,8 +32,6 @@ _MAX_OBJECTS = 4
 # How far the hues of a class reach, of the whole circle; five classes share it, so that
 # colour tells them apart: from form alone a few hundred images teach little.
 _HUE_RANGE = 0.08
-# By which the colours of an object and the ground differ, summed over the channels.
-_MIN_CONTRAST = 150
 
 
 class Shapes(tfds.core.GeneratorBasedBuilder):
@@ -102,7 +100,8 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[i
         none and i + 1 the i-th; and the classes of the objects, counted from 0.
     """
     height, width = rng.integers(_SIDES[0], _SIDES[1] + 1, size=2).tolist()
-    ground = rng.integers(256, size=3)
+    # Nearly grey.
+    ground = rng.integers(40, 216) + rng.integers(-20, 21, size=3)
     # Patches of 8 pixels, then single pixels, so that no colour is even.
     patches = rng.integers(-30, 31, size=(-(-height // 8), -(-width // 8), 3))
     levels = ground + patches.repeat(8, 0).repeat(8, 1)[:height, :width]
@@ -110,7 +109,7 @@ def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[i
     instances = np.zeros((height, width), np.uint8)
     for number, mask in enumerate(masks, 1):
         instances[mask] = number
-        levels[mask] = _draw_color(labels[number - 1], ground, rng)
+        levels[mask] = _draw_color(labels[number - 1], rng)
     levels = levels + rng.integers(-12, 13, size=levels.shape)
     return levels.clip(0, 255).astype(np.uint8), instances, labels
 
@@ -166,11 +165,8 @@ def _place(
     return shape(cos * x + sin * y, cos * y - sin * x)
 
 
-def _draw_color(label: int, ground: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Returns red, green and blue of an object, around the hue of its class."""
-    while True:
-        hue = (label / len(SHAPES) + rng.uniform(-_HUE_RANGE, _HUE_RANGE)) % 1
-        color = colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(0.5, 1))
-        levels = np.rint(255 * np.array(color)).astype(int)
-        if abs(levels - ground).sum() >= _MIN_CONTRAST:
-            return levels
+def _draw_color(label: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns red, green and blue of an object, of a hue of its class."""
+    hue = (label / len(SHAPES) + rng.uniform(-_HUE_RANGE, _HUE_RANGE)) % 1
+    color = colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 1), rng.uniform(0.6, 1))
+    return np.rint(255 * np.array(color)).astype(int)

@@ -26,9 +26,21 @@ MODELS: dict[str, tuple[type[Classifier | SemanticFpn], BackboneConfig, int]] = 
 }
 
 
-def list_models() -> list[str]:
-    """Returns the names that `create_model` knows."""
-    return list(MODELS)
+KINDS = {"classification": Classifier, "segmentation": SemanticFpn}
+
+
+def list_models(task: str = "classification") -> list[str]:
+    """Returns the names that `create_model` knows.
+
+    Args:
+        task: What the models are for, `classification` or `segmentation`.
+
+    Raises:
+        ValueError: If there are no models for it.
+    """
+    if task not in KINDS:
+        raise ValueError(f"There are no models for {task!r}; use {' or '.join(KINDS)}.")
+    return [name for name, (kind, *_) in MODELS.items() if kind is KINDS[task]]
 
 
 def create_model(
@@ -53,7 +65,7 @@ def create_model(
     entry for each of the four stages. `models.backbone.BackboneConfig` explains them.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         num_classes: Size of the logits.
         embed_dim: Channels of the first stage, which each further stage doubles.

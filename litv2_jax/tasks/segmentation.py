@@ -189,7 +189,9 @@ class Segmentation:
         pairs = labels.astype(jnp.int32) * num_classes + prediction
         # What is ignored goes to a place of its own, which is then dropped.
         pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
-        counts = jnp.bincount(pairs.reshape(-1), length=num_classes**2 + 1)
+        # Each image by itself, because devices have images of their own.
+        count = functools.partial(jnp.bincount, length=num_classes**2 + 1)
+        counts = jax.vmap(count)(pairs.reshape(len(pairs), -1)).sum(0)
         return {
             "confusion": counts[:-1].reshape(num_classes, num_classes),
             "prediction": prediction,

@@ -161,14 +161,54 @@ def load_weights(
     path = find_checkpoint(path)
     wanted = {"params": params, "stats": stats}
     check_model(path, wanted)
+    model = _load_model(path, wanted)
+    return model["params"], model["stats"]
+
+
+def start_from(
+    path: Path, params: dict[str, Any], stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns weights to begin a run with, and which parts of the model stay new.
+
+    All are the checkpoint's if it is of the same kind of model. If it is of another
+    kind, such as a classifier where pixels are to be classified, its backbone is taken.
+
+    Args:
+        path: For `find_checkpoint`.
+        params: New weights.
+        stats: New running statistics.
+
+    Raises:
+        ConfigError: If there is no checkpoint, or it does not fit.
+    """
+    path = find_checkpoint(path)
+    stored: Any = ocp.checkpointables_metadata(str(path)).metadata["model"]
+    parts = stored["params"].keys()
+    if parts == params.keys() or "backbone" not in parts & params.keys():
+        return *load_weights(path, params, stats), []
+    wanted = {
+        kind: {"backbone": tree["backbone"]}
+        for kind, tree in (("params", params), ("stats", stats))
+    }
+    backbone = {kind: {"backbone": stored[kind]["backbone"]} for kind in wanted}
+    _check_arrays(path, backbone, wanted)
+    model = _load_model(path, stored)
+    return (
+        {**params, "backbone": model["params"]["backbone"]},
+        {**stats, "backbone": model["stats"]["backbone"]},
+        sorted(params.keys() - {"backbone"}),
+    )
+
+
+def _load_model(path: Path, shapes: Any) -> dict[str, Any]:
+    """Returns all arrays of the model in a checkpoint, whose shapes are given."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
     )
     model = ocp.load_checkpointables(str(path), {"model": like})["model"]
     # New arrays, because those that Orbax made are bound to their device.
-    model = jax.tree.map(jnp.asarray, jax.device_get(model))
-    return model["params"], model["stats"]
+    return jax.tree.map(jnp.asarray, jax.device_get(model))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -217,8 +257,13 @@ def check_model(path: Path, wanted: dict[str, Any]) -> None:
         path: From `find_checkpoint`.
         wanted: `params` and `stats`, of anything with a shape.
     """
-    stored = _shapes(ocp.checkpointables_metadata(str(path)).metadata["model"])
-    ours = _shapes(wanted)
+    _check_arrays(
+        path, ocp.checkpointables_metadata(str(path)).metadata["model"], wanted
+    )
+
+
+def _check_arrays(path: Path, there: Any, here: Any) -> None:
+    stored, ours = _shapes(there), _shapes(here)
     problems = [
         f"{name}: {stored.get(name, 'absent')} in the checkpoint, "
         f"{ours.get(name, 'absent')} in the model"

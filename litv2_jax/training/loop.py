@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from litv2_jax.training.checkpoint import Checkpoints, load_weights
+from litv2_jax.training.checkpoint import Checkpoints, start_from
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.log import Log, announce
@@ -88,8 +88,13 @@ def _begin(
     state = plan.create_state(task, settings)
     if settings.weights:
         weights = Path(settings.weights)
-        params, stats = load_weights(weights, state.params, state.stats)
+        params, stats, new = start_from(weights, state.params, state.stats)
         state = dataclasses.replace(state, params=params, stats=stats)
+        if new:
+            announce(
+                f"Only the backbone is taken from {weights}, which is of another kind "
+                f"of model; {', '.join(new)} are new."
+            )
     return devices.replicate(state), {}
 
 

@@ -51,7 +51,8 @@ class RunSettings:
         log_every_steps: Updates between the rows of `metrics.jsonl`.
         max_skipped_steps: Updates in a row that may be left out, their loss or gradient
             not being finite.
-        weights: Checkpoint or run to start from; "" starts from scratch.
+        weights: Checkpoint or run to start from, or to take the backbone of if its
+            model is of another kind; "" starts from scratch.
         optimizer: See there.
     """
 

@@ -27,9 +27,9 @@ REFERENCES = {name: Reference(f"dense/semfpn_{name}") for name in SIZES}
 CASES = [
     ("tiny", (2, 96, 128)),
     ("tiny", (1, 90, 118)),
-    ("tiny", (1, 512, 512)),
     ("s", (1, 96, 128)),
-    ("s", (1, 512, 512)),
+    pytest.param("tiny", (1, 512, 512), marks=pytest.mark.slow),
+    pytest.param("s", (1, 512, 512), marks=pytest.mark.slow),
 ]
 # Of values up to 13; the first map's own noise is up to 1e-5 already.
 TOLERANCE = 6e-5

@@ -200,6 +200,7 @@ def assert_same_samples(entry, expected):
     ],
 )
 def test_impossible_settings_are_named(changes, message):
-    values = dict(zip(OptimizerSettings.__annotations__, (1.0,) * 8, strict=True))
+    numbers = list(OptimizerSettings.__annotations__)[:8]
+    values = dict.fromkeys(numbers, 1.0)
     with pytest.raises(ConfigError, match=message):
         OptimizerSettings(**{**values, **changes}).check(epochs=10)

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from litv2_jax.ops.resize import resample_bilinear, resize_bilinear, resize_nearest
+
+
+def interpolate(x: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """PyTorch's definition of bilinear, along one axis, in float64."""
+    old = x.shape[axis]
+    position = np.maximum((np.arange(length) + 0.5) * old / length - 0.5, 0)
+    low = np.floor(position).astype(int)
+    high = np.minimum(low + 1, old - 1)
+    share = np.expand_dims(position - low, [i for i in range(4) if i != axis])
+    return (1 - share) * x.take(low, axis) + share * x.take(high, axis)
+
+
+@pytest.mark.parametrize("size", [(14, 10), (28, 20), (13, 9), (3, 4), (7, 5), (8, 31)])
+def test_bilinear_is_pytorchs(size):
+    x = np.random.default_rng(0).standard_normal((2, 7, 5, 3))
+    expected = interpolate(interpolate(x, size[0], 1), size[1], 2)
+    actual = resize_bilinear(jnp.asarray(x, jnp.float32), size)
+    np.testing.assert_allclose(actual, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("size", [(10, 6), (11, 7), (5, 3), (15, 9), (4, 3)])
+def test_nearest_is_pytorchs(size):
+    x = np.random.default_rng(0).standard_normal((2, 5, 3, 4)).astype(np.float32)
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, (5, 3), strict=True))
+    expected = x[:, rows][:, :, columns]
+    np.testing.assert_array_equal(resize_nearest(jnp.asarray(x), size), expected)
+
+
+def test_each_map_is_resampled_from_its_own_size_to_its_own():
+    x = np.random.default_rng(0).standard_normal((3, 8, 12, 2)).astype(np.float32)
+    sizes = np.array([[8, 12], [5, 7], [3, 12]])
+    new_sizes = np.array([[4, 20], [5, 7], [10, 6]])
+
+    resample = jax.jit(lambda *arrays: resample_bilinear(*arrays, (10, 20)))
+    result = resample(x, sizes, new_sizes)
+
+    assert result.shape == (3, 10, 20, 2)
+    for i, ((h, w), (new_h, new_w)) in enumerate(zip(sizes, new_sizes, strict=True)):
+        expected = resize_bilinear(jnp.asarray(x[i : i + 1, :h, :w]), (new_h, new_w))
+        np.testing.assert_allclose(result[i, :new_h, :new_w], expected[0], atol=1e-6)
