@@ -10,12 +10,15 @@ import numpy as np
 from flax import nnx
 
 from configs import imagenet
-from litv2_jax import create_model, fuse_for_inference
+from litv2_jax import create_model, fuse_for_inference, list_models
+from litv2_jax.ops.resize import resize_bilinear
 from litv2_jax.tasks.classification import Classification
 from litv2_jax.training.plan import Plan, RunSettings
 from litv2_jax.training.task import Batch
 
 NUM_CLASSES, NUM_IMAGES = 1000, 1_281_167  # ImageNet's.
+NUM_PIXEL_CLASSES = 150  # ADE20K's.
+SEGMENTATION = list_models("segmentation")
 WORK = ("forward", "train")
 DTYPES = ("float32", "bfloat16")
 
@@ -27,8 +30,9 @@ class Case:
     Attributes:
         variant: Name of the model.
         work: `forward`, the logits of a batch by the model as `fuse_for_inference`
-            leaves it; or `train`, one update of the ImageNet recipe, from the
-            normalised images and mixed labels on.
+            leaves it, and with Semantic FPN the class of each pixel; or `train`, one
+            update of the ImageNet recipe, from the normalised images and mixed labels
+            on.
         batch_size: Number of images.
         image_size: Side of the images in pixels.
         dtype: Type of the computation.
@@ -86,17 +90,22 @@ def plan_training(case: Case) -> tuple[WithoutData, Plan, RunSettings]:
 
 def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
     """Returns the jitted function `forward(state, images)`, and its arguments."""
+    is_dense = case.variant in SEGMENTATION
     model = create_model(
         case.variant,
         rngs=nnx.Rngs(0),
-        num_classes=NUM_CLASSES,
+        num_classes=NUM_PIXEL_CLASSES if is_dense else NUM_CLASSES,
         dtype=jnp.dtype(case.dtype),
         **case.sizes,
     )
     graphdef, state = nnx.split(fuse_for_inference(model))
 
     def forward(state: Any, images: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(images)
+        logits = nnx.merge(graphdef, state)(images)
+        if is_dense:
+            size = (case.image_size, case.image_size)
+            return resize_bilinear(logits, size).argmax(-1)
+        return logits
 
     return jax.jit(forward), (nnx.as_pure(state), _draw_images(case))
 

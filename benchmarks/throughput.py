@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import functools
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import model_plot, results
-from benchmarks.programs import DTYPES, WORK, Case
+from benchmarks.programs import DTYPES, SEGMENTATION, WORK, Case
 from benchmarks.results import Row
 from benchmarks.torch_peer import CONFIGURATIONS, TorchPeer
-from benchmarks.work import PreparedWork, describe_model
+from benchmarks.work import PreparedWork, describe_model, find_size
 from litv2_jax import list_models
 
 OURS = "litv2_jax"
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         default=["litv2_s", "litv2_m", "litv2_b"],
-        choices=list_models(),
+        choices=[*list_models(), *SEGMENTATION],
         metavar="NAME",
     )
     parser.add_argument("--work", nargs="+", default=["forward"], choices=WORK)
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         default=0,
-        help="pixels; 0 is that of the variant, 224 or 384",
+        help="pixels; 0 is that of the variant, 224, 384 or 512",
     )
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--rounds", type=int, default=15)
@@ -80,10 +81,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures, prints, writes and draws."""
+    dense = sorted({*options.variants} & {*SEGMENTATION})
+    if dense and (options.against_torch is not None or "train" in options.work):
+        sys.exit(
+            f"python -m benchmarks model: {', '.join(dense)} can be timed forward and "
+            "without PyTorch alone; leave out --against-torch and --work train."
+        )
     description = results.describe_run(PACKAGES)
     description["device"] = jax.devices()[0].device_kind
     cases = [
-        Case(variant, work, batch_size, _find_size(variant, options), options.dtype)
+        Case(
+            variant,
+            work,
+            batch_size,
+            options.image_size or find_size(variant),
+            options.dtype,
+        )
         for variant in options.variants
         for work in options.work
         for batch_size in options.batch_sizes
@@ -193,10 +206,6 @@ def _summarise(
             if name != OURS:
                 rows.append(Row(part, label, quantity, statistics.median(ratios)))
     return rows
-
-
-def _find_size(variant: str, options: argparse.Namespace) -> int:
-    return options.image_size or (384 if variant.endswith("_384") else 224)
 
 
 def _list_published(variants: Sequence[str]) -> list[Row]:

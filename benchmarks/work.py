@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from benchmarks.memory import PeakMemory, release_unused
-from benchmarks.programs import Case, create_forward, create_update
+from benchmarks.programs import SEGMENTATION, Case, create_forward, create_update
 from benchmarks.results import Row
 from litv2_jax import count_flops, create_model
 
@@ -69,9 +69,16 @@ class PreparedWork:
         jax.block_until_ready(result)
 
 
+def find_size(name: str) -> int:
+    """Returns the side of the images that a model was published for, in pixels."""
+    if name in SEGMENTATION:
+        return 512
+    return 384 if name.endswith("_384") else 224
+
+
 def describe_model(name: str) -> list[Row]:
     """Returns the sizes of a model."""
-    size = 384 if name.endswith("_384") else 224
+    size = find_size(name)
     model: Any = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     flops = count_flops(model, size)

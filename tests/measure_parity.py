@@ -11,7 +11,13 @@ import re
 
 import jax
 
-from tests.models import test_backbone, test_classifier, test_hilo, test_merging
+from tests.models import (
+    test_backbone,
+    test_classifier,
+    test_hilo,
+    test_merging,
+    test_semantic_fpn,
+)
 from tests.ops import test_deform_conv
 from tests.reference import Reference
 
@@ -37,6 +43,12 @@ GROUPS = [
     ("S at six other alphas, logits", r"litv2_models/s_224_a.*/logits", False),
     ("S, M, B, stages", r"litv2_models/.*/act/.*", False),
     ("Dense backbones, feature maps", r"backbone/.*/feat.", False),
+    ("Semantic FPN, normed maps", r"dense/semfpn.*/backbone.*", False),
+    ("Semantic FPN, pyramid and branches", r"dense/semfpn.*/(neck|scale).*", False),
+    ("Semantic FPN, logits at three sizes", r"dense/semfpn.*/logits.*", False),
+    ("Semantic FPN, probabilities", r"dense/semfpn.*/prob.*", False),
+    ("Semantic FPN, gradients", r"dense/semfpn.*/grad/.*", True),
+    ("Semantic FPN, running statistics", r"dense/semfpn.*/after/.*", False),
 ]
 
 
@@ -54,6 +66,13 @@ def main() -> None:
         test_classifier.test_published_models_match_pytorch(name)
     for name in test_backbone.GOLDEN.cases:
         test_backbone.test_features_match_the_dense_backbones(name)
+    for case in test_semantic_fpn.CASES:
+        name, shape = getattr(case, "values", case)
+        test_semantic_fpn.test_matches_pytorch(name, shape)
+        test_semantic_fpn.test_predictions_match_pytorch_at_the_size_of_the_picture(
+            name, shape
+        )
+    test_semantic_fpn.test_training_matches_pytorch()
 
     print("| what | arrays | largest difference |\n|---|---|---|")
     for title, pattern, is_relative in GROUPS:

@@ -21,6 +21,7 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/conversion.md",
     "docs/parity.md",
+    "docs/segmentation.md",
     "docs/training.md",
 ]
 
@@ -79,7 +80,7 @@ def test_make_knows_the_targets():
     targets = {
         words[1] for words in commands() if words[0] == "make" and len(words) == 2
     }
-    assert targets == {"demo", "test"}
+    assert targets == {"demo", "demo-segmentation", "test"}
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert f"\n{target}: install" in makefile
@@ -96,8 +97,9 @@ def test_options_of_the_converter_exist():
 
 def test_options_of_prepare_exist():
     source = (ROOT / "litv2_jax" / "prepare.py").read_text()
-    page = (ROOT / "docs" / "training.md").read_text()
-    found = re.findall(r"python -m litv2_jax.prepare\s([^`\n]+)", page)
+    pages = [ROOT / "docs" / name for name in ("training.md", "segmentation.md")]
+    text = "".join(page.read_text() for page in pages)
+    found = re.findall(r"python -m litv2_jax.prepare\s([^`\n]+)", text)
     assert len(found) >= 4
     for words in map(str.split, found):
         assert f'add_parser("{words[0]}"' in source
