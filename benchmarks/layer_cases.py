@@ -22,6 +22,7 @@ from litv2_jax.ops.attention import (
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
 from litv2_jax.ops.forms import FASTEST
+from litv2_jax.ops.layer_norm import FORMS as NORM_FORMS
 from litv2_jax.ops.layer_norm import layer_norm
 
 FORWARD, WITH_BACKWARD = "forward", "with backward"
@@ -154,10 +155,9 @@ def create_projections(
 def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
     """Layer normalisation."""
     dtype = arrays.dtype
-    forms = {
-        "in use": Form(lambda x, s, b: layer_norm(x, s, b, EPSILON, dtype)),
-        "flax": Form(functools.partial(layer_forms.normalise_by_flax, dtype=dtype)),
-    }
+    function = functools.partial(layer_norm, epsilon=EPSILON, dtype=dtype)
+    forms = _list_choices("layer_norm", NORM_FORMS, function)
+    forms["flax"] = Form(functools.partial(layer_forms.normalise_by_flax, dtype=dtype))
     x, scale = arrays.maps(side, side, channels), arrays.parameters(channels)
     arguments = (x, scale, arrays.parameters(channels))
     return Case(f"{side} x {side} x {channels}", forms, arguments)

@@ -1,5 +1,6 @@
 """The examples of README.md and docs/ run as they stand."""
 
+import functools
 import importlib
 import re
 import shlex
@@ -69,11 +70,15 @@ def test_commands_of_train_name_recipes_and_flags_that_exist(flags_of_train):
     for words in found:
         flags = [word for word in words if word.startswith("--")]
         flags = flags[words[0] == "srun" :]  # The first is srun's own.
-        for flag in flags:
-            assert flag.removeprefix("--") in flags_of_train, words
+        names = [flag.removeprefix("--").partition("=")[0] for flag in flags]
+        settings = [name for name in names if name.startswith("config.")]
+        assert {*names} - {*settings} <= flags_of_train, words
         path, _, argument = words[words.index("--config") + 1].partition(":")
         recipe = importlib.import_module(path.removesuffix(".py").replace("/", "."))
-        recipe.get_config(*[argument] * bool(argument))
+        config = recipe.get_config(*[argument] * bool(argument))
+        for name in settings:
+            *sections, last = name.removeprefix("config.").split(".")
+            assert last in functools.reduce(getattr, sections, config), words
 
 
 def test_make_knows_the_targets():

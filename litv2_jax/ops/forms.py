@@ -11,8 +11,9 @@ import jax
 
 # By operation: the form on a CPU, and the one on GPUs and everything else.
 FASTEST = {
-    "attention": ("plain", "padded"),
+    "attention": ("padded", "padded"),
     "depthwise_gradient": ("tiled", "concatenated"),
+    "layer_norm": ("autodiff", "derivative of its own"),
     "window_attention": ("batched", "elementwise"),
 }
 

@@ -35,6 +35,7 @@ def normalise_exactly(x):
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
 
 
+@pytest.mark.usefixtures("all_forms")
 @pytest.mark.parametrize("shape", [(2, 3, 5, 12), (4, 7), (3,)])
 @pytest.mark.parametrize("epsilon", [EPSILON, 0.3])
 def test_output_and_gradients_are_those_of_flax(shape, epsilon):
