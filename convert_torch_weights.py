@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 import litv2_jax
@@ -90,36 +91,43 @@ def _from_torch(options: argparse.Namespace) -> None:
     arrays = litv2_jax.read_torch_checkpoint(options.source)
     shapes = {name: array.shape for name, array in arrays.items()}
     description = _describe(options, shapes)
-    sizes = description["model"]
-    kind = models.MODELS[sizes["name"]][0]
-    num_classes = identify.num_classes_of(shapes)
-    # From another kind of model, the backbone alone is taken.
-    is_same_kind = kind is identify.kind_of(shapes)
-    is_new_head = is_same_kind and sizes["num_classes"] != num_classes
-    if is_same_kind and not is_new_head:
-        model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
-    else:
-        model = models.create_model(rngs=nnx.Rngs(0), **sizes)
-    if is_new_head:
-        new = litv2_jax.to_torch_state_dict(model)
-        head = tuple(f"{identify.HEADS[kind]}.{leaf}" for leaf in ("weight", "bias"))
-        arrays |= {name: new[name] for name in head}
+    model, arrays, notes = _create_model(description["model"], arrays)
     report = litv2_jax.load_torch_weights(model, arrays)
-    save_weights(options.output, *split_state(model), description)
-    _print_table(report.loaded)
-    if is_new_head:
-        print(
-            f"The head is new: for {sizes['num_classes']} classes instead of the "
-            f"file's {num_classes}. It has to be trained."
-        )
-    if not is_same_kind:
-        print(
+    if report.missing:
+        notes.append(
             f"Only the backbone is the file's. New, and to be trained: "
             f"{', '.join(report.missing)}."
         )
+    save_weights(options.output, *split_state(model), description)
+    _print_table(report.loaded)
+    for note in notes:
+        print(note)
     print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
     if not description["are_heads_known"]:
         print(f"{_HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
+
+
+def _create_model(
+    sizes: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> tuple[nnx.Module, dict[str, np.ndarray], list[str]]:
+    """Returns a model to fill, the arrays to fill it with, and what there is to say."""
+    kind = models.MODELS[sizes["name"]][0]
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if kind is not identify.kind_of(shapes):
+        # The backbone alone is taken: the rest of the model has to be there.
+        return models.create_model(rngs=nnx.Rngs(0), **sizes), arrays, []
+    num_classes = identify.num_classes_of(shapes)
+    if sizes["num_classes"] == num_classes:
+        model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
+        return model, arrays, []
+    model = models.create_model(rngs=nnx.Rngs(0), **sizes)
+    new = litv2_jax.to_torch_state_dict(model)
+    head = {n: x for n, x in new.items() if n.startswith(f"{identify.HEADS[kind]}.")}
+    note = (
+        f"The head is new: for {sizes['num_classes']} classes instead of the file's "
+        f"{num_classes}. It has to be trained."
+    )
+    return model, arrays | head, [note]
 
 
 def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str, Any]:
@@ -129,11 +137,10 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
     config = read_torch_config(options.source)
     sizes = {**identify.read_sizes(config), **given}
     name = options.model or identify.recognise_variant(shapes)
-    are_heads_known = True
+    are_heads_known = bool(name) or "num_heads" in sizes
     if name is None:
         found = _read_architecture(options.source, shapes)
         name = _FIRST_NAMES[identify.kind_of(shapes)]
-        are_heads_known = "num_heads" in sizes
         if are_heads_known:
             sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
         else:

@@ -141,11 +141,11 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
         file: Shapes of the file's arrays by PyTorch name.
         model: The same of the model.
     """
-    kinds = kind_of(file), kind_of(model)
-    if kinds[0] is not kinds[1] and any(name.startswith(_BACKBONE) for name in file):
+    is_dense = any(name.startswith(_BACKBONE) for name in file)
+    if is_dense and kind_of(file) is not kind_of(model):
         return (
             "The file is that of a segmentation or detection model (its names begin "
-            f"with backbone.), the model is {_call(kinds[1])}."
+            "with backbone.), the model is not, or another one."
         )
     ours, theirs = read_architecture(model), read_architecture(file)
     if ours is None or theirs is None:
@@ -182,11 +182,6 @@ def read_dense_sizes(shapes: Shapes) -> dict[str, int]:
         "fpn_dim": shapes["neck.lateral_convs.0.conv.weight"][0],
         "head_dim": shapes["decode_head.conv_seg.weight"][1],
     }
-
-
-def _call(kind: type | None) -> str:
-    names = {Classifier: "a classifier", SemanticFpn: "a Semantic FPN"}
-    return names.get(kind, "a part of one") if kind else "none of these"
 
 
 def read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
