@@ -52,19 +52,19 @@ def count_flops(
     sizes = _map_sizes(image_size)
     flops = _backbone(config, sizes)
     tokens = [height * width for height, width in sizes]
-    if isinstance(model, Classifier):
-        head = config.dims[-1] * model.head.out_features
-        first = tokens[0] // 2**NUM_STAGES
-        return Flops(
-            flops.published + config.dims[-1] * first + head,
-            flops.corrected + config.dims[-1] * tokens[-1] + head,
-        )
-    corrected = flops.corrected + _fpn(model.fpn, tokens)
-    corrected += sum(n * dim for n, dim in zip(tokens, config.dims, strict=True))
-    corrected += tokens[0] * model.head.classify.in_features * model.num_classes
-    for conv, positions in _convs(model.head, tokens):
-        corrected += positions * conv.out_features * (9 * conv.in_features + 1)
-    return Flops(corrected + _mmcv_difference(model, sizes), corrected)
+    if isinstance(model, SemanticFpn):
+        corrected = flops.corrected + _fpn(model.fpn, tokens)
+        corrected += sum(n * dim for n, dim in zip(tokens, config.dims, strict=True))
+        corrected += tokens[0] * model.head.classify.in_features * model.num_classes
+        for conv, positions in _convs(model.head, tokens):
+            corrected += positions * conv.out_features * (9 * conv.in_features + 1)
+        return Flops(corrected + _mmcv_difference(model, sizes), corrected)
+    head = config.dims[-1] * model.head.out_features
+    first = tokens[0] // 2**NUM_STAGES
+    return Flops(
+        flops.published + config.dims[-1] * first + head,
+        flops.corrected + config.dims[-1] * tokens[-1] + head,
+    )
 
 
 def _map_sizes(image_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from litv2_jax.ops import attention, depthwise, forms
+from litv2_jax.ops import attention, depthwise, forms, layer_norm
 from litv2_jax.ops.forms import FASTEST, run_fastest
 
 # The numbers are easy to find in the text of a program.
@@ -51,6 +51,7 @@ def test_every_form_that_is_named_exists():
     known = {
         "attention": attention.ATTENTION_FORMS,
         "depthwise_gradient": depthwise.GRADIENT_FORMS,
+        "layer_norm": layer_norm.FORMS,
         "window_attention": attention.WINDOW_FORMS,
         "scaling": FORMS,
     }

@@ -68,6 +68,7 @@ def whole(data_dir, tmp_path_factory):
     return run, task, workdir, results
 
 
+@pytest.mark.slow
 def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
     run, task, workdir, results = whole
     with pytest.raises(InterruptedError):
