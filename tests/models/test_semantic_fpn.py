@@ -1,4 +1,5 @@
 import functools
+import hashlib
 import math
 
 import jax
@@ -18,6 +19,7 @@ from tests.reference import (
     differentiate,
     fill,
     make_dense_images,
+    make_weights,
     read_json,
 )
 
@@ -55,6 +57,16 @@ def make_labels(count: int, height: int, width: int) -> np.ndarray:
     labels = (dense_rules.uniform(name, shape, SEED) * 150 * 1.15).astype(np.uint8)
     labels = np.where(labels >= 150, 255, labels)[:, 0]
     return labels.repeat(8, 1).repeat(8, 2)
+
+
+def test_the_rules_make_the_weights_that_values_were_computed_with():
+    digest = hashlib.sha256()
+    for name, array in make_weights(
+        read_json("dense/semfpn_names.json")["tiny"]
+    ).items():
+        digest.update(name.encode() + array.tobytes())
+    expected = read_json("dense/weights_check.json")["semfpn_tiny"]["sha256"]
+    assert digest.hexdigest() == expected
 
 
 @jax.jit
