@@ -20,7 +20,6 @@ from litv2_jax.data import geometry
 from litv2_jax.data.ade20k import CLASS_NAMES
 from litv2_jax.data.buckets import find_bucket
 from litv2_jax.data.imagenet import center_crop
-from litv2_jax.models.semantic_fpn import SemanticFpn
 from litv2_jax.pictures import draw_grid, draw_overlay
 from litv2_jax.settings import ConfigError
 
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         images = [read_image(path) for path in options.images]
         name = pretrained.describe(options.weights)["model"]["name"]
-        if models.MODELS[name][0] is SemanticFpn:
+        if name in models.list_models("segmentation"):
             _segment(options, images)
         else:
             _classify(options, images)

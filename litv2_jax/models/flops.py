@@ -55,7 +55,8 @@ def count_flops(
     if isinstance(model, SemanticFpn):
         corrected = flops.corrected + _fpn(model.fpn, tokens)
         corrected += sum(n * dim for n, dim in zip(tokens, config.dims, strict=True))
-        corrected += tokens[0] * model.head.classify.in_features * model.num_classes
+        classify = model.head.classify
+        corrected += tokens[0] * classify.in_features * classify.out_features
         for conv, positions in _convs(model.head, tokens):
             corrected += positions * conv.out_features * (9 * conv.in_features + 1)
         return Flops(corrected + _mmcv_difference(model, sizes), corrected)
@@ -135,7 +136,7 @@ def _mmcv_difference(model: SemanticFpn, sizes: Sequence[tuple[int, int]]) -> in
     config, fpn, head = model.backbone.config, model.fpn, model.head
     tokens = [height * width for height, width in sizes]
     flops = tokens[0] * 2 * config.embed_dim  # Bias and norm of the patch embedding.
-    flops += tokens[0] * model.num_classes
+    flops += tokens[0] * head.classify.out_features  # Its bias.
     for i, (n, dim) in enumerate(zip(tokens, config.dims, strict=True)):
         window, depth = config.window_sizes[i], config.depths[i]
         # All norms count twice.

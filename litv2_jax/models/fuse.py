@@ -71,12 +71,12 @@ def _fold_batch_norm(owner: Any, layer: Any) -> None:
     """Moves an owner's norm into the layer before it, which has a bias from then on."""
     norm = owner.norm
     scale = _read(norm.scale) / np.sqrt(_read(norm.var) + norm.epsilon)
-    if layer.bias is None:
-        layer.use_bias = True
-    bias = 0 if layer.bias is None else _read(layer.bias)
+    bias = np.zeros(()) if layer.bias is None else _read(layer.bias)
     bias = (bias - _read(norm.mean)) * scale + _read(norm.bias)
     _replace(layer, "kernel", _read(layer.kernel) * scale, norm.dtype)
     _replace(layer, "bias", bias)
+    if isinstance(layer, nnx.Conv):
+        layer.use_bias = True
     owner.norm = FoldedNorm()
 
 

@@ -157,7 +157,6 @@ class SemanticFpn(nnx.Module):
         ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be 1 or more.")
-        self.num_classes = num_classes
         self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
         norms: list[LayerNorm | PlainLayerNorm] = [
             LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in config.dims

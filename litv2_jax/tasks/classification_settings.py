@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from litv2_jax.models.classifier import Classifier
 from litv2_jax.settings import (
     ConfigError,
     check_not_negative,
@@ -80,7 +79,7 @@ class Settings:
 
 def check(settings: Settings) -> None:
     """Raises ConfigError if a value is impossible."""
-    settings.model.check(Classifier)
+    settings.model.check("classification")
     check_positive(settings.data.image_size, "config.data.image_size")
     check_share(settings.data.flip, "config.data.flip")
     check_share(settings.data.eval_crop, "config.data.eval_crop")

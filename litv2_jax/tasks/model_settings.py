@@ -37,18 +37,18 @@ class ModelSettings:
             **self.sizes,
         )
 
-    def check(self, kind: type[nnx.Module]) -> None:
-        """Raises ConfigError if there is no such model, or it is of another kind."""
+    def check(self, task: str) -> None:
+        """Raises ConfigError if there is no such model, or it is for another task."""
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(
                 f"config.model.dtype is {self.dtype!r}; use float32 or bfloat16."
             )
         try:
-            model = nnx.eval_shape(lambda: self.build(nnx.Rngs(0), num_classes=1))
+            nnx.eval_shape(lambda: self.build(nnx.Rngs(0), num_classes=1))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"config.model cannot be built: {error}") from None
-        if not isinstance(model, kind):
-            names = [n for n, (each, *_) in models.MODELS.items() if each is kind]
+        names = models.list_models(task)
+        if self.name not in names:
             raise ConfigError(
                 f"config.model.name is {self.name!r}, which is no model for this task; "
                 f"there are {', '.join(names)}."

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from litv2_jax.models.semantic_fpn import SemanticFpn
 from litv2_jax.settings import (
     ConfigError,
     check_not_negative,
@@ -64,7 +63,7 @@ class Settings:
 
 def check(settings: Settings) -> None:
     """Raises ConfigError if a value is impossible."""
-    settings.model.check(SemanticFpn)
+    settings.model.check("segmentation")
     data = settings.data
     long_side, short_side = data.scale
     if not 0 < short_side <= long_side:

@@ -86,7 +86,6 @@ def test_a_new_head_is_made_for_other_classes(published, tmp_path, capsys):
 
 
 def test_weights_of_imagenet_fill_the_backbone(imagenet, caplog):
-    model = abstract("semantic_fpn_litv2_s", **TINY)
     model = litv2_jax.create_model("semantic_fpn_litv2_s", rngs=nnx.Rngs(3), **TINY)
     before = litv2_jax.to_torch_state_dict(model)
     with caplog.at_level(logging.WARNING):
