@@ -21,7 +21,7 @@ from litv2_jax.ops.attention import (
 )
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
-from litv2_jax.ops.forms import FASTEST
+from litv2_jax.ops.forms import FASTEST, has_cudnn_attention
 from litv2_jax.ops.layer_norm import FORMS as NORM_FORMS
 from litv2_jax.ops.layer_norm import layer_norm
 
@@ -120,11 +120,10 @@ def create_low(arrays: Arrays, queries: int, keys: int, num_heads: int) -> Case:
     """Attention from all positions to averages of windows."""
     scale = HEAD_DIM**-0.5
     function = functools.partial(attend, scale=scale)
-    forms = _list_choices("attention", ATTENTION_FORMS, function)
-    if jax.default_backend() == "gpu" and arrays.dtype == jnp.bfloat16:
-        forms["cuDNN"] = Form(
-            functools.partial(layer_forms.attend_by_cudnn, scale=scale)
-        )
+    names = dict(ATTENTION_FORMS)
+    if arrays.dtype == jnp.float32 or not has_cudnn_attention():
+        del names["flash"]  # It would be the padded one.
+    forms = _list_choices("attention", names, function)
     q, *kv = (arrays.maps(n, num_heads, HEAD_DIM) for n in (queries, keys, keys))
     return Case(f"{queries} x {keys} x {num_heads} heads", forms, (q, *kv))
 

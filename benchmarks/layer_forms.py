@@ -76,26 +76,6 @@ def _multiply_taps(taps: jax.Array, kernel: jax.Array) -> jax.Array:
     return taps @ kernel.reshape(-1, kernel.shape[-1]).astype(taps.dtype)
 
 
-def attend_by_cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: float
-) -> jax.Array:
-    """`attend` by cuDNN, which takes but an even number of positions in training."""
-    batch, num_queries, num_keys = len(q), q.shape[1], k.shape[1]
-    q, k, v = (
-        jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v)
-    )
-    y = jax.nn.dot_product_attention(
-        q,
-        k,
-        v,
-        scale=scale,
-        query_seq_lengths=jnp.full((batch,), num_queries, jnp.int32),
-        key_value_seq_lengths=jnp.full((batch,), num_keys, jnp.int32),
-        implementation="cudnn",
-    )
-    return y[:, :num_queries]
-
-
 def project_separately(layer: HiLo, x: jax.Array) -> jax.Array:
     """`HiLo` with a product for each projection."""
     qkv = layer.high_qkv(x) if layer.high_heads else None

@@ -10,7 +10,12 @@ import numpy as np
 from flax import nnx
 
 from configs import imagenet
-from litv2_jax import create_model, fuse_for_inference, list_models
+from litv2_jax import (
+    compiler_options,
+    create_model,
+    fuse_for_inference,
+    list_models,
+)
 from litv2_jax.ops.resize import resize_bilinear
 from litv2_jax.tasks.classification import Classification
 from litv2_jax.training.plan import Plan, RunSettings
@@ -107,7 +112,8 @@ def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
             return resize_bilinear(logits, size).argmax(-1)
         return logits
 
-    return jax.jit(forward), (nnx.as_pure(state), _draw_images(case))
+    run = jax.jit(forward, compiler_options=compiler_options())
+    return run, (nnx.as_pure(state), _draw_images(case))
 
 
 def create_update(case: Case) -> tuple[Any, tuple[Any, ...]]:

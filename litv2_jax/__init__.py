@@ -1,5 +1,6 @@
 """LITv2 (Fast Vision Transformers with HiLo Attention) in JAX and Flax."""
 
+from litv2_jax.compiler import compiler_options
 from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
 from litv2_jax.convert.torch_file import read_torch_checkpoint
 from litv2_jax.models import list_models
@@ -10,6 +11,7 @@ from litv2_jax.pretrained import create_model
 
 __all__ = [
     "HiLo",
+    "compiler_options",
     "count_flops",
     "create_model",
     "fuse_for_inference",

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from litv2_jax import models, pretrained
 from litv2_jax.augment.normalize import normalize, normalize_inside
+from litv2_jax.compiler import compiler_options
 from litv2_jax.data import geometry
 from litv2_jax.data.ade20k import CLASS_NAMES
 from litv2_jax.data.buckets import find_bucket
@@ -119,7 +120,7 @@ def predict(
     ]
     graphdef, state = nnx.split(model)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def run(state, batch):
         return jax.nn.softmax(nnx.merge(graphdef, state)(normalize(batch)))
 
@@ -159,7 +160,9 @@ def segment(
     graphdef, state = nnx.split(model)
 
     # Compiled once for each size after padding.
-    @functools.partial(jax.jit, static_argnames="canvas")
+    @functools.partial(
+        jax.jit, static_argnames="canvas", compiler_options=compiler_options()
+    )
     def run(state, image, size, new_size, canvas):
         pixels = normalize_inside(image, size)
         logits = nnx.merge(graphdef, state).segment(pixels, size, new_size, canvas)

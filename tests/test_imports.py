@@ -11,13 +11,14 @@ PACKAGE = ROOT / "litv2_jax"
 ALLOWED = {
     "settings": set(),
     "pictures": set(),
+    "compiler": set(),
     "ops": set(),
     "augment": set(),
     "metrics": set(),
     "models": {"ops"},
     "data": {"settings"},
     "convert": {"models"},
-    "training": {"settings"},
+    "training": {"compiler", "settings"},
     "tasks": {
         "models",
         "ops",
@@ -30,8 +31,16 @@ ALLOWED = {
     },
     "pretrained": {"models", "convert", "training"},
     "prepare": {"data", "settings"},
-    "predict": {"models", "pretrained", "settings", "augment", "data", "pictures"},
-    "__init__": {"models", "convert", "pretrained"},
+    "predict": {
+        "models",
+        "pretrained",
+        "settings",
+        "augment",
+        "compiler",
+        "data",
+        "pictures",
+    },
+    "__init__": {"compiler", "models", "convert", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
 FORBIDDEN = {"torch", "tensorflow", "timm", "sklearn", "yacs"}

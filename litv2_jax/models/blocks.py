@@ -12,6 +12,7 @@ from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
+from litv2_jax.ops.linear import dot_general
 
 
 class PatchEmbedding(nnx.Module):
@@ -57,7 +58,11 @@ class ConvMlp(nnx.Module):
 
     def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         linear = functools.partial(
-            nnx.Linear, dtype=dtype, kernel_init=initializers.linear_kernel, rngs=rngs
+            nnx.Linear,
+            dtype=dtype,
+            kernel_init=initializers.linear_kernel,
+            dot_general=dot_general,
+            rngs=rngs,
         )
         self.expand = linear(dim, hidden)
         self.mix = DepthwiseConvGelu(hidden, rngs=rngs)

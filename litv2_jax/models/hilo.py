@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.initializers import linear_kernel
 from litv2_jax.ops.attention import attend, attend_in_windows
+from litv2_jax.ops.linear import dot_general, multiply
 
 
 class HiLo(nnx.Module):
@@ -68,7 +69,11 @@ class HiLo(nnx.Module):
 
         low, high = self.low_heads * head_dim, self.high_heads * head_dim
         linear = functools.partial(
-            nnx.Linear, dtype=dtype, kernel_init=linear_kernel, rngs=rngs
+            nnx.Linear,
+            dtype=dtype,
+            kernel_init=linear_kernel,
+            dot_general=dot_general,
+            rngs=rngs,
         )
         if high:
             self.high_qkv = linear(dim, 3 * high, use_bias=qkv_bias)
@@ -127,7 +132,8 @@ def _project_together(
     """Applies layers that read the same input, as one matrix product."""
     dtype = next(iter(layers.values())).dtype
     kernels = [layer.kernel[...] for layer in layers.values()]
-    y = x.astype(dtype) @ jnp.concatenate(kernels, axis=1).astype(dtype)
+    kernel = jnp.concatenate(kernels, axis=1).astype(dtype)
+    y: jax.Array = multiply(x.astype(dtype), kernel)
     biases = [layer.bias[...] for layer in layers.values() if layer.bias is not None]
     if biases:
         y += jnp.concatenate(biases).astype(dtype)[None, None, None]

@@ -9,6 +9,8 @@ from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
 
+from litv2_jax.ops.linear import multiply
+
 
 class PatchConv(nnx.Module):
     """Convolution with bias over patches that do not overlap.
@@ -64,14 +66,14 @@ def _multiply_patches(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.
     size, _, _, features = kernel.shape
     patches = rearrange(x, "b (r s) (c t) d -> b r c (s t d)", s=size, t=size)
     kernel = kernel.reshape(-1, features)
-    return jnp.matmul(patches, kernel, preferred_element_type=dtype)
+    return multiply(patches, kernel, dtype)
 
 
 def _pick_products(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array:
     """Multiplies every pixel with every tap, then adds up those that belong."""
     size, _, _, features = kernel.shape
     taps = rearrange(kernel, "s t d f -> d (s t f)")
-    products = jnp.matmul(x, taps, preferred_element_type=dtype)
+    products: jax.Array = multiply(x, taps, dtype)
     belonging = [
         products[:, i::size, j::size, n * features : (n + 1) * features]
         for n, (i, j) in enumerate(np.ndindex(size, size))

@@ -1,12 +1,13 @@
 """The two attentions of HiLo (arXiv:2205.13213, section 3.2)."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from litv2_jax.ops.forms import run_fastest
+from litv2_jax.ops.forms import has_cudnn_attention, run_fastest
 
 
 def attend_in_windows(
@@ -151,7 +152,52 @@ def _attend_backward(scale: float, residuals, grad: jax.Array):
 
 _attend_padded_at.defvjp(_attend_forward, _attend_backward)
 
-ATTENTION_FORMS = {"plain": _attend_plain, "padded": _attend_padded}
+
+def _attend_flash(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+) -> jax.Array:
+    """By cuDNN, which keeps the weights on the chip; padded where it does not run."""
+    dim = q.shape[-1]
+    is_rounded = q.dtype in (jnp.bfloat16, jnp.float16)
+    if is_rounded and dim % 8 == 0 and dim <= 128 and has_cudnn_attention():
+        return attend_evenly(q, k, v, scale=scale, implementation="cudnn")
+    return _attend_padded(q, k, v, scale=scale)
+
+
+def attend_evenly(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, implementation: str
+) -> jax.Array:
+    """JAX's own, with even numbers of queries and keys, as cuDNN needs in training.
+
+    Args:
+        q: [B, N, heads, D].
+        k: [B, M, heads, D].
+        v: [B, M, heads, D].
+        scale: Factor of the logits.
+        implementation: `cudnn` or `xla`.
+
+    Returns:
+        [B, N, heads, D].
+    """
+    batch, num_queries = q.shape[:2]
+    num_keys = k.shape[1]
+    q, k, v = (_pad_to_multiple(x, 2) for x in (q, k, v))
+    lengths = {}
+    if q.shape[1] > num_queries or k.shape[1] > num_keys:
+        lengths = {
+            "query_seq_lengths": jnp.full((batch,), num_queries, jnp.int32),
+            "key_value_seq_lengths": jnp.full((batch,), num_keys, jnp.int32),
+        }
+    attend: Any = jax.nn.dot_product_attention
+    y = attend(q, k, v, scale=scale, implementation=implementation, **lengths)
+    return y[:, :num_queries]
+
+
+ATTENTION_FORMS = {
+    "plain": _attend_plain,
+    "padded": _attend_padded,
+    "flash": _attend_flash,
+}
 
 
 def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:

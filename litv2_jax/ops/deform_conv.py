@@ -9,6 +9,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from litv2_jax.ops.linear import multiply
+
 
 def deform_conv(x: jax.Array, offsets: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolves without overlap, reading each tap where its offset points.
@@ -26,7 +28,7 @@ def deform_conv(x: jax.Array, offsets: jax.Array, kernel: jax.Array) -> jax.Arra
     size, _, channels, features = kernel.shape
     taps = taps.reshape(*taps.shape[:3], size * size * channels)
     kernel = kernel.reshape(size * size * channels, features)
-    return taps @ kernel.astype(x.dtype)
+    return multiply(taps, kernel.astype(x.dtype))
 
 
 @jax.custom_vjp

@@ -4,6 +4,7 @@ All forms of an operation compute the same function of the same arguments; param
 and results do not depend on the choice. docs/benchmarks.md has the measurements.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 
 # By operation: the form on a CPU, and the one on GPUs and everything else.
 FASTEST = {
-    "attention": ("padded", "padded"),
+    "attention": ("padded", "flash"),
     "depthwise_gradient": ("tiled", "concatenated"),
     "layer_norm": ("autodiff", "derivative of its own"),
     "window_attention": ("batched", "elementwise"),
@@ -32,3 +33,13 @@ def run_fastest(
     if cpu is other:
         return cpu(*arguments)
     return jax.lax.platform_dependent(*arguments, cpu=cpu, default=other)
+
+
+@functools.cache
+def has_cudnn_attention() -> bool:
+    """Says whether programs here are for NVIDIA GPUs from Ampere on."""
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError:  # There is no such platform.
+        return False
+    return all(float(device.compute_capability) >= 8 for device in devices)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx, struct
 
+from litv2_jax.compiler import compiler_options
 from litv2_jax.training.task import Batch, Task
 
 
@@ -146,7 +147,7 @@ def make_train_step(
         }
         return state.apply(grads, stats, optimizer, is_finite), scalars
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 
 
 def _split_rows(x: jax.Array, count: int) -> jax.Array:
@@ -165,4 +166,6 @@ def make_eval_step(
     def evaluate(params: dict[str, Any], stats: dict[str, Any], batch: Batch) -> Batch:
         return task.evaluate(nnx.merge(graphdef, params, stats), batch)
 
-    return jax.jit(evaluate, out_shardings=out_sharding)
+    return jax.jit(
+        evaluate, out_shardings=out_sharding, compiler_options=compiler_options()
+    )

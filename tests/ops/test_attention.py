@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.attention import ATTENTION_FORMS, WINDOW_FORMS, attend_in_windows
+from litv2_jax.ops import attention
+from litv2_jax.ops.attention import (
+    ATTENTION_FORMS,
+    WINDOW_FORMS,
+    attend_evenly,
+    attend_in_windows,
+)
 
 # Window size, then height and width of the map.
 WINDOWS = [(2, 4, 6), (3, 6, 3), (4, 4, 8)]
@@ -102,6 +108,45 @@ def test_attention_is_that_of_jax(sizes, form):
         functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
     )
     assert_close(actual, expected, rtol=1e-5, atol=5e-6)
+
+
+# JAX's own way takes the arguments that cuDNN is given, so that a CPU can check them.
+@pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (49, 49), (4, 2), (1, 2)])
+def test_what_is_added_to_be_even_counts_for_nothing(sizes):
+    arguments = draw_attention(*sizes)
+    function = functools.partial(attend_evenly, scale=0.7, implementation="xla")
+    actual = differentiate(function, *arguments)
+    expected = differentiate(
+        functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
+    )
+    assert_close(actual, expected, rtol=1e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "dim", "has_cudnn", "expected"),
+    [
+        (jnp.bfloat16, 32, True, True),
+        (jnp.float16, 128, True, True),
+        (jnp.bfloat16, 32, False, False),
+        (jnp.float32, 32, True, False),
+        (jnp.bfloat16, 20, True, False),
+        (jnp.bfloat16, 136, True, False),
+    ],
+)
+def test_cudnn_is_left_what_it_takes(monkeypatch, dtype, dim, has_cudnn, expected):
+    calls = []
+
+    def attend_on_a_gpu(q, k, v, *, scale, implementation):
+        calls.append(implementation)
+        return attend_evenly(q, k, v, scale=scale, implementation="xla")
+
+    monkeypatch.setattr(attention, "has_cudnn_attention", lambda: has_cudnn)
+    monkeypatch.setattr(attention, "attend_evenly", attend_on_a_gpu)
+    q, k, v = (x.astype(dtype) for x in draw_attention(6, 3, dim=dim)[1:])
+    y = ATTENTION_FORMS["flash"](q, k, v, scale=0.7)
+    assert calls == ["cudnn"] * expected
+    assert y.dtype == dtype
+    assert y.shape == q.shape
 
 
 @pytest.mark.parametrize("form", ATTENTION_FORMS)

@@ -48,11 +48,29 @@ def test_output_and_gradients_are_those_of_flax(shape, epsilon):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.usefixtures("all_forms")
 def test_a_mean_far_from_zero_costs_no_digits():
     x = draw(64, 96) + 10
     ones, zeros = jnp.ones(96), jnp.zeros(96)
     actual = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
     np.testing.assert_allclose(actual, normalise_exactly(x), rtol=0, atol=5e-6)
+
+
+@pytest.mark.usefixtures("all_forms")
+@pytest.mark.parametrize("mean", [0, 30])
+def test_what_comes_in_bfloat16_is_normalised_in_float32(mean):
+    x = (draw(64, 96) + mean).astype(jnp.bfloat16)
+    ones, zeros = jnp.ones(96), jnp.zeros(96)
+    actual = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
+    np.testing.assert_allclose(actual, normalise_exactly(x), rtol=0, atol=3e-4)
+
+
+@pytest.mark.usefixtures("all_forms")
+def test_equal_numbers_of_bfloat16_stay_finite():
+    x = jnp.full((4, 96), 77.7, jnp.bfloat16)
+    ones, zeros = jnp.ones(96), jnp.zeros(96)
+    y = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
+    assert jnp.abs(y).max() < 1e-2
 
 
 def test_statistics_of_bfloat16_are_float32():

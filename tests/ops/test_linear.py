@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from litv2_jax.ops.linear import multiply
+
+
+def draw(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 4, 7)])
+@pytest.mark.parametrize("features", [3, 11])
+def test_product_and_gradients_are_those_of_jax(shape, features):
+    x, kernel = draw(*shape), draw(7, features, seed=1)
+    cotangent = draw(*shape[:-1], features, seed=2)
+    found, expected = (
+        (y, *backward(cotangent))
+        for y, backward in (jax.vjp(f, x, kernel) for f in (multiply, jnp.matmul))
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
+
+
+def test_a_result_may_have_more_digits_than_gradients():
+    x, kernel = (y.astype(jnp.bfloat16) for y in (draw(6, 7), draw(7, 3, seed=1)))
+    y, backward = jax.vjp(lambda *args: multiply(*args, jnp.float32), x, kernel)
+    exact = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5)
+    assert y.dtype == jnp.float32
+    assert {grad.dtype for grad in backward(y)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def compile_kernel_gradient(function):
+    x, kernel, grad = draw(2, 6, 10, 8), draw(8, 32), draw(2, 6, 10, 32)
+    run = jax.jit(lambda x, kernel, grad: jax.vjp(function, x, kernel)[1](grad)[1])
+    return run.lower(x, kernel, grad).compile().as_text()
+
+
+def test_a_cpu_copies_no_map_for_the_gradient_of_a_kernel():
+    for function, copies in ((jnp.matmul, True), (multiply, False)):
+        program = compile_kernel_gradient(function)
+        assert " dot(" in program
+        assert (" copy(" in program or " transpose(" in program) == copies
