@@ -24,6 +24,7 @@ from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
 from litv2_jax.ops.forms import FASTEST, has_cudnn_attention
 from litv2_jax.ops.layer_norm import FORMS as NORM_FORMS
 from litv2_jax.ops.layer_norm import layer_norm
+from litv2_jax.ops.linear import multiply
 
 FORWARD, WITH_BACKWARD = "forward", "with backward"
 HEAD_DIM = 32
@@ -151,6 +152,17 @@ def create_projections(
     return Case(name, forms, (nnx.as_pure(params), arrays.maps(side, side, dim)))
 
 
+def create_product(arrays: Arrays, side: int, channels: int, features: int) -> Case:
+    """The product of a linear layer."""
+    forms = {
+        "flat": Form(functools.partial(multiply, dtype=None)),
+        "autodiff": Form(jnp.matmul),
+    }
+    kernel = arrays.parameters(channels, features).astype(arrays.dtype)
+    name = f"{side} x {side} x {channels}, to {features}"
+    return Case(name, forms, (arrays.maps(side, side, channels), kernel))
+
+
 def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
     """Layer normalisation."""
     dtype = arrays.dtype
@@ -200,6 +212,7 @@ PARTS: dict[str, Callable[..., Case]] = {
     "Hi-Fi": create_high,
     "Lo-Fi": create_low,
     "projections": create_projections,
+    "product": create_product,
     "LayerNorm": create_layer_norm,
     "fused inference": create_fused,
 }
@@ -213,6 +226,7 @@ SIZES: dict[str, list[tuple[Any, ...]]] = {
     "Hi-Fi": [(14, 2, 2), (16, 4, 2)],
     "Lo-Fi": [(196, 49, 10), (49, 49, 24)],
     "projections": [(14, 12, 2), (7, 24, 1)],
+    "product": [(56, 96, 384), (56, 384, 96), (14, 384, 1536), (7, 3072, 768)],
     "LayerNorm": [(56, 96), (28, 192), (14, 384), (7, 768)],
     "fused inference": [(224, {})],
 }

@@ -28,6 +28,7 @@ from benchmarks import results, timing
 from benchmarks.layer_cases import FORWARD, PARTS, SIZES, Arrays, Case, Form
 from benchmarks.programs import DTYPES
 from benchmarks.results import Row
+from litv2_jax import compiler_options
 from litv2_jax.ops.forms import FASTEST
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
@@ -142,13 +143,19 @@ def compile_form(
 
     with _choose(form.choices):
         if direction == FORWARD:
-            compiled = jax.jit(run_forward).lower(*arguments).compile()
+            compiled = compile_as_used(run_forward, *arguments)
             return lambda: compiled(*arguments)
         y: Any = jax.eval_shape(run_forward, *arguments)
         # Gradients of a sum would be simpler to compute than those of a network.
         cotangent = jax.random.normal(jax.random.key(0), y.shape, y.dtype)
-        compiled = jax.jit(run_backward).lower(cotangent, *arguments).compile()
+        compiled = compile_as_used(run_backward, cotangent, *arguments)
     return lambda: compiled(cotangent, *arguments)
+
+
+def compile_as_used(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Compiles a function as the package's programs are."""
+    jitted = jax.jit(function, compiler_options=compiler_options())
+    return jitted.lower(*arguments).compile()
 
 
 def compare(programs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

@@ -32,6 +32,8 @@ def describe_run(packages: Sequence[str]) -> dict[str, Any]:
         "cores": count_cores(),
         # Above the number of cores, others were at work: wall times are too long.
         "load": round(os.getloadavg()[0], 1),
+        # How memory is allocated, where that was chosen.
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         "versions": " ".join(f"{name}={text}" for name, text in versions.items()),
     }
 

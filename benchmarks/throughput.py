@@ -72,6 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"also run PyTorch: {', '.join(CONFIGURATIONS)}; all if none is named",
     )
     parser.add_argument(
+        "--without-options",
+        action="store_true",
+        help="also run this code without litv2_jax.compiler_options()",
+    )
+    parser.add_argument(
         "--torch-python", help="a Python that has PyTorch, if this one has not"
     )
     parser.add_argument(
@@ -119,8 +124,14 @@ def measure(
     """Times one piece of work here and, if asked to, in PyTorch."""
     part = f"{case.work}, batch {case.batch_size}, {case.dtype}"
     ours = PreparedWork(case)
-    facts = {OURS: {"compile s": ours.compile_seconds, "peak MB": ours.peak_megabytes}}
+    facts: dict[str, dict[str, float | None]] = {}
+    facts[OURS] = {"compile s": ours.compile_seconds, "peak MB": ours.peak_megabytes}
     clocks: dict[str, Clock] = {OURS: ours.time}
+    if options.without_options:
+        name = f"{OURS} without options"
+        plain = PreparedWork(case, with_options=False)
+        facts[name] = {"compile s": plain.compile_seconds, "peak MB": None}
+        clocks[name] = plain.time
     with contextlib.ExitStack() as stack:
         for name in _list_peers(options):
             python = [options.torch_python] if options.torch_python else []
@@ -186,7 +197,7 @@ def _summarise(
     times: dict[str, list[dict[str, float]]],
     facts: dict[str, dict[str, float | None]],
 ) -> list[Row]:
-    """Medians; what PyTorch takes is also given as a multiple of what this takes."""
+    """Medians; what others take is also given as a multiple of what this takes."""
     rows = []
     for name, measured in times.items():
         label = case.variant if name == OURS else f"{case.variant}: {name}"

@@ -1,7 +1,10 @@
 """A program of ours, compiled and ready to be timed."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 from flax import nnx
@@ -9,7 +12,7 @@ from flax import nnx
 from benchmarks.memory import PeakMemory, release_unused
 from benchmarks.programs import SEGMENTATION, Case, create_forward, create_update
 from benchmarks.results import Row
-from litv2_jax import count_flops, create_model
+from litv2_jax import compiler, count_flops, create_model
 
 # Enough for caches and clocks to settle.
 WARM_UP = 3
@@ -24,9 +27,16 @@ class PreparedWork:
             the system does not tell.
     """
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, *, with_options: bool = True):
+        """Compiles and warms up.
+
+        Args:
+            case: See there.
+            with_options: Whether XLA is given `litv2_jax.compiler_options()`.
+        """
         create = create_update if case.work == "train" else create_forward
-        function, arguments = create(case)
+        with contextlib.nullcontext() if with_options else _no_compiler_options():
+            function, arguments = create(case)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
         )
@@ -67,6 +77,14 @@ class PreparedWork:
                 # The update overwrites the state it is given.
                 self._arguments = (result[0], *self._arguments[1:])
         jax.block_until_ready(result)
+
+
+@contextlib.contextmanager
+def _no_compiler_options() -> Iterator[None]:
+    compiler.compiler_options.cache_clear()
+    with mock.patch.object(compiler, "_CPU_OPTIONS", {}):
+        yield
+    compiler.compiler_options.cache_clear()
 
 
 def find_size(name: str) -> int:
