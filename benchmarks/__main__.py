@@ -7,7 +7,7 @@ python -m benchmarks data --images 1024 --workers 0 4 8 --output results/here.js
 import argparse
 import sys
 
-from benchmarks import attention, h200, layers, throughput
+from benchmarks import attention, h200, layers, profile, throughput
 from benchmarks import input as data
 
 # Name to module: its docstring helps, `add_arguments` declares, `run` measures.
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "layers": layers,
     "data": data,
     "h200": h200,
+    "profile": profile,
 }
 
 

@@ -56,6 +56,18 @@ class Case:
         """Name of the recipe; the model for 384 pixels is that for 224."""
         return self.variant.removesuffix("_384")
 
+    def describe_to_torch(self, configuration: str) -> dict[str, Any]:
+        """Returns the job that is the same for `TorchPeer`."""
+        return {
+            "variant": self.recipe,
+            "work": self.work,
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "dtype": self.dtype,
+            "configuration": configuration,
+            "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
+        }
+
 
 class WithoutData(Classification):
     """The task of a recipe without its images and what is done to them."""

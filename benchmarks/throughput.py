@@ -159,16 +159,7 @@ def _list_peers(options: argparse.Namespace) -> Sequence[str]:
 
 def _prepare_peer(peer: TorchPeer, name: str, case: Case) -> dict[str, float | None]:
     """Has PyTorch build and warm up the same work; returns what that took."""
-    job = {
-        "variant": case.recipe,
-        "work": case.work,
-        "batch_size": case.batch_size,
-        "image_size": case.image_size,
-        "dtype": case.dtype,
-        "configuration": name,
-        "device": "cuda" if jax.default_backend() == "gpu" else "cpu",
-    }
-    reply = peer.prepare(name, job)
+    reply = peer.prepare(name, case.describe_to_torch(name))
     peak = reply["peak_bytes"]
     return {
         "compile s": reply["prepare_seconds"],

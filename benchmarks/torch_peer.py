@@ -94,6 +94,10 @@ class TorchPeer:
         """Returns `seconds` that pass per call, and `cpu_seconds` of all cores."""
         return self._ask(request="time", name=name, calls=calls)
 
+    def profile(self, name: str, calls: int) -> dict[str, float]:
+        """Returns the milliseconds that each operation takes in a call, on a CPU."""
+        return self._ask(request="profile", name=name, calls=calls)
+
     def drop(self, name: str) -> None:
         """Frees what a job holds."""
         self._ask(request="drop", name=name)

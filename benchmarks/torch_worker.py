@@ -117,6 +117,18 @@ def measure(work: Work, calls: int) -> dict[str, float]:
     return {"seconds": wall / calls, "cpu_seconds": cpu / calls}
 
 
+def profile(work: Work, calls: int) -> dict[str, float]:
+    """Returns the milliseconds that each operation takes in a call, on a CPU."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(calls):
+            work()
+    return {
+        event.key: event.self_cpu_time_total / 1e3 / calls
+        for event in profiler.key_averages()
+    }
+
+
 def describe() -> dict[str, Any]:
     """Says which PyTorch this is and what it runs on."""
     has_gpu = torch.cuda.is_available()
@@ -139,6 +151,8 @@ def answer(request: dict[str, Any], works: dict[str, Work]) -> dict[str, Any]:
             return reply
         case "time":
             return measure(works[request["name"]], request["calls"])
+        case "profile":
+            return profile(works[request["name"]], request["calls"])
         case "drop":
             del works[request["name"]]
             memory.release_unused()

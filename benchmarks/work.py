@@ -23,6 +23,7 @@ class PreparedWork:
 
     Attributes:
         compile_seconds: To trace, lower and compile it.
+        program: What came of it, as text.
         peak_megabytes: Of memory that it holds at most, with its arguments; None where
             the system does not tell.
     """
@@ -44,6 +45,7 @@ class PreparedWork:
         start = time.perf_counter()
         self._compiled = function.lower(*shapes).compile()
         self.compile_seconds = time.perf_counter() - start
+        self.program = self._compiled.as_text()
         device = jax.devices()[0]
         before = _read_bytes(device, "bytes_in_use")
         with PeakMemory() as memory:

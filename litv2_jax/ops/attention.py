@@ -179,18 +179,27 @@ def attend_evenly(
     Returns:
         [B, N, heads, D].
     """
-    batch, num_queries = q.shape[:2]
-    num_keys = k.shape[1]
+    num_queries, num_keys = q.shape[1], k.shape[1]
     q, k, v = (_pad_to_multiple(x, 2) for x in (q, k, v))
     lengths = {}
     if q.shape[1] > num_queries or k.shape[1] > num_keys:
         lengths = {
-            "query_seq_lengths": jnp.full((batch,), num_queries, jnp.int32),
-            "key_value_seq_lengths": jnp.full((batch,), num_keys, jnp.int32),
+            "query_seq_lengths": repeat_for_images(num_queries, q),
+            "key_value_seq_lengths": repeat_for_images(num_keys, q),
         }
     attend: Any = jax.nn.dot_product_attention
     y = attend(q, k, v, scale=scale, implementation=implementation, **lengths)
     return y[:, :num_queries]
+
+
+def repeat_for_images(number: int, q: jax.Array) -> jax.Array:
+    """Returns a number for each image of `q`, on the device that has the image.
+
+    Of a constant array, cuDNN's attention would be given the numbers for all images on
+    each device. One less for an image that is infinite already keeps XLA from seeing
+    that they are constant.
+    """
+    return number - jnp.isinf(q[:, 0, 0, 0]).astype(jnp.int32)
 
 
 ATTENTION_FORMS = {

@@ -96,7 +96,8 @@ def measured(tmp_path_factory):
         patch.setattr(throughput, "SECONDS_PER_TURN", 0.0)
         patch.setattr(throughput, "PUBLISHED_PASSES", 2)
         options = "--variants litv2_s --batch-sizes 1 --rounds 3 --image-size 32"
-        options += " --published --torch-python other --against-torch eager compile"
+        options += " --published --without-options --torch-python other"
+        options += " --against-torch eager compile"
         command.main(["model", *options.split(), "--output", str(output)])
     return *read_json(output), output
 
@@ -112,6 +113,8 @@ def test_ours_and_theirs_are_in_one_table(measured):
     assert ours["images/s"] == pytest.approx(1000 / ours["ms"], rel=1e-4)
     assert ours["images/s, 30 passes"] > 0
     assert "ratio" not in ours
+    plain = select(rows, part, "litv2_s: litv2_jax without options")
+    assert plain["ratio"] == pytest.approx(plain["ms"] / ours["ms"], rel=0.5)
     eager = select(rows, part, "litv2_s: torch eager")
     assert (eager["ms"], eager["compile s"], eager["peak MB"]) == (1e6, 5, 7)
     assert eager["ratio"] == pytest.approx(1e6 / ours["ms"], rel=0.5)

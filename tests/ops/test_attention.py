@@ -11,6 +11,7 @@ from litv2_jax.ops.attention import (
     WINDOW_FORMS,
     attend_evenly,
     attend_in_windows,
+    repeat_for_images,
 )
 
 # Window size, then height and width of the map.
@@ -120,6 +121,15 @@ def test_what_is_added_to_be_even_counts_for_nothing(sizes):
         functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
     )
     assert_close(actual, expected, rtol=1e-5, atol=5e-6)
+
+
+def test_lengths_lie_where_the_images_are():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    q = jax.device_put(draw(16, 5, 2, 8), split)
+    lengths = jax.jit(repeat_for_images, static_argnums=0)(5, q)
+    assert lengths.tolist() == [5] * 16
+    assert lengths.sharding.is_equivalent_to(split, 1)
 
 
 @pytest.mark.parametrize(
