@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from benchmarks import results
 from benchmarks.results import Row
 
-# Ours, then PyTorch's configurations, in Okabe and Ito's colours.
-COLORS = ("#D55E00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7")
+# Ours, maybe without options, then PyTorch's, in Okabe and Ito's colours.
+COLORS = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7")
 
 
 def draw(path: Path) -> Path:
