@@ -143,7 +143,10 @@ def schedules_of(name: str) -> tuple[optax.Schedule, optax.Schedule]:
 
 @pytest.mark.parametrize(
     ("name", "stem"),
-    [("scheduled", "traj/sched/step8"), ("constant_lr", "traj/const/step3")],
+    [
+        pytest.param("scheduled", "traj/sched/step8", marks=pytest.mark.slow),
+        ("constant_lr", "traj/const/step3"),
+    ],
 )
 def test_trajectories_of_the_original_are_reproduced(name, stem):
     """Clipping, decay, warm-up and cosine."""
