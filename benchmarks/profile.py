@@ -80,7 +80,7 @@ def profile(work: PreparedWork, calls: int) -> dict[str, float]:
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
     kinds = {x.name: find_kind(x) for x in _list_all(parse(work.program))}
-    times = collections.Counter()
+    times = collections.defaultdict[str, float](float)
     for plane in data.planes:
         for line in plane.lines:
             for event in line.events:
@@ -111,7 +111,7 @@ def _list_all(instructions: list[Instruction]) -> Iterator[Instruction]:
 
 
 def _join_products(times: Mapping[str, float]) -> dict[str, float]:
-    joined = collections.Counter()
+    joined = collections.defaultdict[str, float](float)
     for name, milliseconds in times.items():
         joined[PRODUCTS if name in TORCH_PRODUCTS else name] += milliseconds
     return dict(joined)
