@@ -101,8 +101,7 @@ def run(options: argparse.Namespace) -> None:
     results.write_json(rows, description, options.output)
     if "resolution" in options.parts:
         attention_plot.draw(options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def measure(options: argparse.Namespace) -> list[Row]:

@@ -72,8 +72,7 @@ def run(options: argparse.Namespace) -> None:
     configs = [VARIANTS[name] for name in options.variants]
     rows += measure_layers(configs, options.batch_size, options.image_size)
     results.write_json(rows, description, options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def measure_model(

@@ -63,8 +63,7 @@ def run(options: argparse.Namespace) -> None:
         source = ImageSource("photos/benchmark", "train", data_dir)
         rows = measure(source, options.workers, options.rounds)
     results.write_json(rows, description, options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def measure(

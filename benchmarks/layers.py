@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> None:
         description[name] = getattr(options, name)
     rows = measure(options.parts, options.batch_size, options.rounds, options.dtype)
     results.write_json(rows, description, options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def measure(

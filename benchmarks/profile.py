@@ -9,13 +9,12 @@ import collections
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 
-from benchmarks import results
-from benchmarks.hlo_text import Instruction, parse
+from benchmarks import hlo, results
 from benchmarks.programs import WORK, Case
 from benchmarks.results import Row
 from benchmarks.throughput import PACKAGES
@@ -25,8 +24,6 @@ from litv2_jax import list_models
 
 PRODUCTS = "matrix products"
 TORCH_PRODUCTS = ("aten::addmm", "aten::mm", "aten::bmm")
-# They are their parts' time a second time.
-CONTAINERS = ("while", "call", "conditional")
 # Rarer kinds are added up.
 NUM_KINDS = 12
 
@@ -68,8 +65,7 @@ def run(options: argparse.Namespace) -> None:
             times = peer.profile(name, options.calls)
         rows += _summarise(f"{part}, {options.against_torch}", _join_products(times))
     results.write_json(rows, description, options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def profile(work: PreparedWork, calls: int) -> dict[str, float]:
@@ -79,7 +75,7 @@ def profile(work: PreparedWork, calls: int) -> dict[str, float]:
             work.time(calls)
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
-    kinds = {x.name: find_kind(x) for x in _list_all(parse(work.program))}
+    kinds = {x.name: find_kind(x) for x in hlo.list_kernels(work.program)}
     times = collections.defaultdict[str, float](float)
     for plane in data.planes:
         for line in plane.lines:
@@ -89,25 +85,14 @@ def profile(work: PreparedWork, calls: int) -> dict[str, float]:
     return dict(times)
 
 
-def find_kind(instruction: Instruction) -> str:
-    """Returns what an instruction does, or nothing if its parts count on their own."""
-    if instruction.opcode in CONTAINERS:
-        return ""
-    inner = [x.opcode for computation in instruction.called for x in computation]
-    if "dot" in (instruction.opcode, *inner):
+def find_kind(kernel: hlo.Kernel) -> str:
+    """Returns what a kernel does."""
+    if "dot" in kernel.ops:
         return PRODUCTS
-    if instruction.opcode == "fusion":
+    if kernel.kind.endswith("fusion"):
         # XLA names it after what it does last.
-        return re.sub(r"[.\d]+$", "", instruction.name)
-    return instruction.opcode
-
-
-def _list_all(instructions: list[Instruction]) -> Iterator[Instruction]:
-    for instruction in instructions:
-        yield instruction
-        if instruction.opcode in CONTAINERS:
-            for computation in instruction.called:
-                yield from _list_all(computation)
+        return re.sub(r"[.\d]+$", "", kernel.name)
+    return kernel.kind
 
 
 def _join_products(times: Mapping[str, float]) -> dict[str, float]:

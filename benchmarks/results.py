@@ -63,6 +63,12 @@ def read_json(path: Path) -> tuple[list[Row], dict[str, Any]]:
     return rows, run
 
 
+def print_report(rows: Sequence[Row], run: dict[str, Any]) -> None:
+    """Prints the tables, then what is known of the run."""
+    print(format_tables(rows))
+    print(*(f"{name}: {value}" for name, value in run.items()), sep="\n")
+
+
 def format_tables(rows: Sequence[Row]) -> str:
     """Returns one table per part: a line for each name, a column for each quantity."""
     return "\n\n".join(

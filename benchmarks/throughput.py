@@ -114,8 +114,7 @@ def run(options: argparse.Namespace) -> None:
     rows += _list_published(options.variants)
     results.write_json(rows, description, options.output)
     model_plot.draw(options.output)
-    print(results.format_tables(rows))
-    print(*(f"{name}: {value}" for name, value in description.items()), sep="\n")
+    results.print_report(rows, description)
 
 
 def measure(

@@ -1,7 +1,7 @@
 """The two attentions of HiLo (arXiv:2205.13213, section 3.2)."""
 
 import functools
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +165,12 @@ def _attend_flash(
 
 
 def attend_evenly(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, implementation: str
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    implementation: Literal["cudnn", "xla"],
 ) -> jax.Array:
     """JAX's own, with even numbers of queries and keys, as cuDNN needs in training.
 
@@ -181,14 +186,16 @@ def attend_evenly(
     """
     num_queries, num_keys = q.shape[1], k.shape[1]
     q, k, v = (_pad_to_multiple(x, 2) for x in (q, k, v))
-    lengths = {}
-    if q.shape[1] > num_queries or k.shape[1] > num_keys:
-        lengths = {
-            "query_seq_lengths": repeat_for_images(num_queries, q),
-            "key_value_seq_lengths": repeat_for_images(num_keys, q),
-        }
-    attend: Any = jax.nn.dot_product_attention
-    y = attend(q, k, v, scale=scale, implementation=implementation, **lengths)
+    is_padded = q.shape[1] > num_queries or k.shape[1] > num_keys
+    y = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        query_seq_lengths=repeat_for_images(num_queries, q) if is_padded else None,
+        key_value_seq_lengths=repeat_for_images(num_keys, q) if is_padded else None,
+        implementation=implementation,
+    )
     return y[:, :num_queries]
 
 

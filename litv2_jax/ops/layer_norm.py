@@ -60,8 +60,7 @@ def _measure(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
 def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype):
     mean, inverse = _measure(x, epsilon)
     normal = (x.astype(mean.dtype) - mean) * inverse
-    y = normal * _as_row(scale, normal) + _as_row(bias, normal)
-    return y.astype(dtype), (x, mean, inverse, scale, bias)
+    return _scale(normal, scale, bias, dtype), (x, mean, inverse, scale, bias)
 
 
 def _backward(epsilon: float, dtype, residuals: tuple[jax.Array, ...], grad: jax.Array):
@@ -90,14 +89,17 @@ def _backward(epsilon: float, dtype, residuals: tuple[jax.Array, ...], grad: jax
 
 
 def _compute(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype):
-    normal, _, _ = normalise(x, epsilon)
-    return (normal * _as_row(scale, normal) + _as_row(bias, normal)).astype(dtype)
+    return _scale(normalise(x, epsilon)[0], scale, bias, dtype)
 
 
 _with_derivative = jax.custom_vjp(_compute, nondiff_argnums=(3, 4))
 _with_derivative.defvjp(_forward, _backward)
 
 FORMS = {"autodiff": _compute, "derivative of its own": _with_derivative}
+
+
+def _scale(normal: jax.Array, scale: jax.Array, bias: jax.Array, dtype) -> jax.Array:
+    return (normal * _as_row(scale, normal) + _as_row(bias, normal)).astype(dtype)
 
 
 def _as_row(vector: jax.Array, like: jax.Array) -> jax.Array:

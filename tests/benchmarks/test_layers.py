@@ -15,6 +15,7 @@ SIZES = {
     "Hi-Fi": [(4, 2, 2)],
     "Lo-Fi": [(9, 5, 2)],
     "projections": [(4, 4, 2), (3, 2, 1)],
+    "product": [(3, 8, 6)],
     "LayerNorm": [(3, 8)],
     "fused inference": [(32, {**MODEL, "num_classes": 5})],
 }
@@ -46,7 +47,7 @@ def test_the_command_measures_every_form(tmp_path, capsys):
             for name in ("in use", "autodiff", "one-hot matrices")
         ],
         "Hi-Fi": ["4 x 4, window 2: batched", "4 x 4, window 2: elementwise"],
-        "Lo-Fi": ["9 x 5 x 2 heads: in use", "9 x 5 x 2 heads: jax.nn"],
+        "Lo-Fi": ["9 x 5 x 2 heads: padded", "9 x 5 x 2 heads: plain"],
         "projections": [
             "4 x 4 x 128, window 2: in use",
             "4 x 4 x 128, window 2: separate products",
@@ -54,7 +55,11 @@ def test_the_command_measures_every_form(tmp_path, capsys):
             "3 x 3 x 64, window 1: in use",
             "3 x 3 x 64, window 1: separate products",
         ],
-        "LayerNorm": ["3 x 3 x 8: in use", "3 x 3 x 8: flax"],
+        "product": ["3 x 3 x 8, to 6: flat", "3 x 3 x 8, to 6: autodiff"],
+        "LayerNorm": [
+            f"3 x 3 x 8: {name}"
+            for name in ("autodiff", "derivative of its own", "flax")
+        ],
         "fused inference": ["litv2_s, 32 x 32: fused", "litv2_s, 32 x 32: as it is"],
     }
     check_quantities(rows)
