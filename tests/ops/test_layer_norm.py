@@ -76,8 +76,10 @@ def test_what_comes_in_bfloat16_is_normalised_in_float32(mean):
 
 @pytest.mark.usefixtures("all_forms")
 def test_equal_numbers_of_bfloat16_stay_finite():
-    for y in normalise_both_ways(jnp.full((4, 96), 77.7, jnp.bfloat16)):
-        assert jnp.abs(y).max() < 1e-2
+    # So many that the difference of the two sums comes out below zero for some.
+    numbers = jnp.geomspace(1, 1000, 64, dtype=jnp.bfloat16)
+    for y in normalise_both_ways(jnp.repeat(numbers[:, None], 769, axis=1)):
+        assert np.abs(y).max() < 0.5
 
 
 def test_statistics_of_bfloat16_are_float32():
