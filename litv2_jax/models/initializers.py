@@ -43,8 +43,11 @@ def _draw_on_host(draw, key, shape, dtype=jnp.float32, out_sharding=None) -> jax
     def from_seed(seed: np.ndarray) -> np.ndarray:
         return draw(np.random.default_rng(np.asarray(seed)), shape).astype(dtype)
 
-    result = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.pure_callback(from_seed, result, jax.random.key_data(key))
+    seed = jax.random.key_data(key)
+    if not isinstance(seed, jax.core.Tracer):
+        # JAX would compile a program for each call back, and keep it: 1.4 MB an array.
+        return jnp.asarray(from_seed(seed))
+    return jax.pure_callback(from_seed, jax.ShapeDtypeStruct(shape, dtype), seed)
 
 
 # The original truncates at 2.0, a hundred standard deviations out, where nothing is but
