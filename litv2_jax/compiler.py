@@ -10,6 +10,7 @@ import jax
 _CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
+    "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
 
 
