@@ -8,7 +8,7 @@ from tests.reference import Reference, make_images, make_input, make_weights, re
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import torch_litv2  # noqa: E402
+from benchmarks import torch_litv2, torch_merging  # noqa: E402
 
 HILO = Reference("hilo")
 # The others have windows that do not divide the map.
@@ -104,7 +104,7 @@ def test_token_merging_matches_the_original(name, mode):
 def test_both_ways_of_sampling_agree(name):
     case = MERGING.cases[name]
     results = []
-    for sampling in torch_litv2.SAMPLINGS:
+    for sampling in torch_merging.SAMPLINGS:
         layer, x = build_merging(case, sampling).eval(), read_tokens(name, case)
         output = layer(x.requires_grad_(), case["H"], case["W"])
         output.square().sum().backward()
@@ -125,7 +125,7 @@ def build_merging(case, sampling):
         arrays[name] = arrays[name] * np.float32(case["offset_mult"])
     if case["offset_bias"] is not None:
         arrays[f"{offset}bias"] = np.float32(case["offset_bias"])
-    layer = torch_litv2.TokenMerging(case["dim"], 2 * case["dim"], sampling)
+    layer = torch_merging.TokenMerging(case["dim"], 2 * case["dim"], sampling)
     return fill(layer, **arrays)
 
 
@@ -224,4 +224,4 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
 
 def test_an_unknown_sampling_names_the_known_ones():
     with pytest.raises(ValueError, match="'near' is unknown; use grid or gather"):
-        torch_litv2.TokenMerging(4, 8, "near")
+        torch_merging.TokenMerging(4, 8, "near")

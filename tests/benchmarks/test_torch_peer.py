@@ -180,7 +180,13 @@ def hold(size):
 
 def test_the_worker_needs_nothing_of_the_project():
     """Its Python has torch, and maybe not numpy."""
-    for name in ("torch_worker", "torch_litv2", "torch_peer", "memory"):
+    for name in (
+        "torch_worker",
+        "torch_litv2",
+        "torch_merging",
+        "torch_peer",
+        "memory",
+    ):
         text = (ROOT / "benchmarks" / f"{name}.py").read_text()
         assert not {"jax", "numpy", "litv2_jax", "results"} & imported(text), name
 
