@@ -16,19 +16,24 @@ from benchmarks.results import Row
 # Ours, maybe without options, then PyTorch's, in Okabe and Ito's colours.
 COLORS = ("#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#009E73", "#CC79A7")
 
+# Of the longest way to run a model, in inches.
+NAME_WIDTH = 2.6
+
 
 def draw(path: Path) -> Path:
     """Draws a file of results as a PNG beside it, and returns where."""
     rows, run = results.read_json(path)
     # A published part has no times of single calls.
     parts = list(dict.fromkeys(row.part for row in rows if row.quantity == "ms"))
-    figure = Figure(figsize=(4.2 * len(parts), 4.2), layout="constrained")
+    width = 4.2 * len(parts)
+    figure = Figure(figsize=(width, 4.2), layout="constrained")
     all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, part in zip(all_axes, parts, strict=True):
         _draw_part(axes, [row for row in rows if row.part == part])
         axes.set_title(part)
     handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    ncols = int(width / NAME_WIDTH)
+    figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
     all_axes[0].set_ylabel("images per second")
     figure.suptitle(f"{run['device']}: {run['cpu']}, {run['cores']} cores")
     picture = path.with_suffix(".png")

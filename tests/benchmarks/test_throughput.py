@@ -7,6 +7,7 @@ from benchmarks import __main__ as command
 from benchmarks import model_plot, results, throughput
 from benchmarks.programs import Case, create_forward
 from benchmarks.results import Row, read_json
+from benchmarks.torch_peer import CONFIGURATIONS
 from benchmarks.work import PreparedWork, describe_model, find_size
 
 SIZES = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 3, 6)}
@@ -175,6 +176,24 @@ def test_a_picture_has_a_bar_for_each_way_that_was_measured(tmp_path, monkeypatc
     results.write_json(rows, run, path)
     assert model_plot.draw(path) == tmp_path / "model.png"
     assert heights == [("litv2_jax", [8.0, 4.0]), ("torch eager", [2.0, 0.0])]
+
+
+@pytest.mark.parametrize("parts", [["forward"], ["forward", "train"]])
+def test_a_picture_has_room_for_every_name(tmp_path, parts):
+    ways = ("litv2_jax without options", *(f"torch {x}" for x in CONFIGURATIONS))
+    rows = [
+        Row(part, name, quantity, 1.0)
+        for part in parts
+        for name in ("litv2_s", *(f"litv2_s: {way}" for way in ways))
+        for quantity in ("images/s", "ms")
+    ]
+    path = tmp_path / "model.json"
+    results.write_json(rows, {"device": "cpu", "cpu": "some", "cores": 2}, path)
+    with Image.open(model_plot.draw(path)) as image:
+        pixels = np.asarray(image.convert("L"))
+    # What has no room is cut off at an edge.
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 255
 
 
 def test_ratios_are_medians_of_what_rounds_had():
