@@ -36,4 +36,4 @@ class PlainLayerNorm(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return normalise(x, EPSILON)[0].astype(self.dtype)
+        return normalise(x, EPSILON).astype(self.dtype)

@@ -1,6 +1,8 @@
-"""Layer normalisation, on GPUs with a derivative that reads and writes little."""
+"""Layer normalisation, with a derivative that reads and writes little."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,43 +29,115 @@ def layer_norm(
         [..., C].
     """
     forms = {
-        name: functools.partial(form, epsilon=epsilon, dtype=dtype)
-        for name, form in FORMS.items()
+        name: functools.partial(_layer_norm, epsilon=epsilon, dtype=dtype, sums=sums)
+        for name, sums in FORMS.items()
     }
     return run_fastest("layer_norm", forms, x, scale, bias)
 
 
-def normalise(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the normalised vectors, their means, and 1 / standard deviation.
+def normalise(x: jax.Array, epsilon: float) -> jax.Array:
+    """Returns the same without scale and bias, in float32 at least: [..., C]."""
+    forms = {
+        name: functools.partial(_normalise, epsilon=epsilon, sums=sums)
+        for name, sums in FORMS.items()
+    }
+    return run_fastest("layer_norm", forms, x)
 
-    In float32 at least; [..., C], [..., 1] and [..., 1].
+
+class Sums(NamedTuple):
+    """A way to add up.
+
+    Attributes:
+        average: Over channels, [..., C] -> [..., 1].
+        total: Over all positions, of two arrays [..., C] -> [C].
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean = jnp.mean(x, -1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x - mean), -1, keepdims=True) + epsilon)
-    return (x - mean) * inverse, mean, inverse
+
+    average: Callable[[jax.Array], jax.Array]
+    total: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
-def _measure(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
+def _average(x: jax.Array) -> jax.Array:
+    return jnp.mean(x, -1, keepdims=True)
+
+
+def _total(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Side by side they are one sum, which a GPU computes in one kernel.
+    sums = jnp.concatenate([x, y], axis=-1).sum(range(x.ndim - 1))
+    x_sum, y_sum = jnp.split(sums, 2)
+    return x_sum, y_sum
+
+
+def _average_by_product(x: jax.Array) -> jax.Array:
+    size = x.shape[-1]
+    return jnp.matmul(x, jnp.full((size, 1), 1 / size, x.dtype), precision="highest")
+
+
+def _total_by_product(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    flat_x, flat_y = (z.reshape(-1, z.shape[-1]) for z in (x, y))
+    ones = jnp.ones(len(flat_x), x.dtype)
+    return (
+        jnp.matmul(ones, flat_x, precision="highest"),
+        jnp.matmul(ones, flat_y, precision="highest"),
+    )
+
+
+# On a CPU XLA leaves sums along rows to a library, and with them the matrix product
+# that reads the result; what the library reads is broadcast to whole maps in memory.
+FORMS = {
+    "sums": Sums(_average, _total),
+    "products with ones": Sums(_average_by_product, _total_by_product),
+}
+
+
+def _normalise(x: jax.Array, epsilon: float, sums: Sums) -> jax.Array:
+    exact = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean, inverse = _measure_twice(exact, epsilon, sums)
+    return (exact - mean) * inverse
+
+
+def _measure_twice(
+    x: jax.Array, epsilon: float, sums: Sums
+) -> tuple[jax.Array, jax.Array]:
     """Returns the means of vectors and 1 / standard deviation: [..., 1] each."""
+    mean = sums.average(x)
+    return mean, jax.lax.rsqrt(sums.average(jnp.square(x - mean)) + epsilon)
+
+
+def _measure(x: jax.Array, epsilon: float, sums: Sums) -> tuple[jax.Array, jax.Array]:
+    """Returns the same, of numbers of sixteen bits by reading them once."""
     exact = jnp.promote_types(x.dtype, jnp.float32)
     if x.dtype == exact:
-        return normalise(x, epsilon)[1:]
-    # Read once. The digits that this loses are few beside those that numbers of the
-    # same size lost when they were rounded to sixteen bits.
+        return _measure_twice(x, epsilon, sums)
+    # The digits that this loses are few beside those that numbers of the same size lost
+    # when they were rounded to sixteen bits.
     x = x.astype(exact)
-    mean = jnp.mean(x, -1, keepdims=True)
-    variance = jnp.mean(jnp.square(x), -1, keepdims=True) - jnp.square(mean)
+    mean = sums.average(x)
+    variance = sums.average(jnp.square(x)) - jnp.square(mean)
     return mean, jax.lax.rsqrt(jnp.maximum(variance, 0) + epsilon)
 
 
-def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype):
-    mean, inverse = _measure(x, epsilon)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _layer_norm(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype, sums: Sums
+) -> jax.Array:
+    return _scale(_normalise(x, epsilon, sums), scale, bias, dtype)
+
+
+def _forward(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype, sums: Sums
+):
+    mean, inverse = _measure(x, epsilon, sums)
     normal = (x.astype(mean.dtype) - mean) * inverse
     return _scale(normal, scale, bias, dtype), (x, mean, inverse, scale, bias)
 
 
-def _backward(epsilon: float, dtype, residuals: tuple[jax.Array, ...], grad: jax.Array):
+def _backward(
+    epsilon: float,
+    dtype,
+    sums: Sums,
+    residuals: tuple[jax.Array, ...],
+    grad: jax.Array,
+):
     del epsilon, dtype
     x, mean, inverse, scale, bias = residuals
 
@@ -71,16 +145,15 @@ def _backward(epsilon: float, dtype, residuals: tuple[jax.Array, ...], grad: jax
         normal = (x.astype(mean.dtype) - mean) * inverse
         return normal, grad.astype(mean.dtype)
 
-    # Side by side they are one sum, which a GPU computes in one kernel. The barrier has
-    # XLA compute its terms twice rather than keep them, in float32, for use below.
+    # The barrier has XLA compute the terms of these sums twice rather than keep them,
+    # in float32, for use below.
     normal, exact = prepare(*jax.lax.optimization_barrier((x, grad)))
-    sums = jnp.concatenate([exact * normal, exact], axis=-1)
-    grad_scale, grad_bias = jnp.split(jnp.sum(sums, range(x.ndim - 1)), 2)
+    grad_scale, grad_bias = sums.total(exact * normal, exact)
 
     normal, exact = prepare(x, grad)
     exact *= _as_row(scale, exact)
-    along = jnp.mean(exact * normal, -1, keepdims=True)
-    grad_x = inverse * (exact - jnp.mean(exact, -1, keepdims=True) - normal * along)
+    along = sums.average(exact * normal)
+    grad_x = inverse * (exact - sums.average(exact) - normal * along)
     return (
         grad_x.astype(x.dtype),
         grad_scale.astype(scale.dtype),
@@ -88,14 +161,7 @@ def _backward(epsilon: float, dtype, residuals: tuple[jax.Array, ...], grad: jax
     )
 
 
-def _compute(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype):
-    return _scale(normalise(x, epsilon)[0], scale, bias, dtype)
-
-
-_with_derivative = jax.custom_vjp(_compute, nondiff_argnums=(3, 4))
-_with_derivative.defvjp(_forward, _backward)
-
-FORMS = {"autodiff": _compute, "derivative of its own": _with_derivative}
+_layer_norm.defvjp(_forward, _backward)
 
 
 def _scale(normal: jax.Array, scale: jax.Array, bias: jax.Array, dtype) -> jax.Array:

@@ -70,8 +70,10 @@ def test_a_mean_far_from_zero_costs_no_digits():
 @pytest.mark.parametrize("mean", [0, 30])
 def test_what_comes_in_bfloat16_is_normalised_in_float32(mean):
     x = (draw(64, 96) + mean).astype(jnp.bfloat16)
+    # One pass loses 900 units in the last place of the variance; the rounding of these
+    # numbers to bfloat16, by up to 0.06, is two hundred times what is allowed.
     for y in normalise_both_ways(x):
-        np.testing.assert_allclose(y, normalise_exactly(x), rtol=0, atol=3e-4)
+        np.testing.assert_allclose(y, normalise_exactly(x), rtol=0, atol=5e-4)
 
 
 @pytest.mark.usefixtures("all_forms")
@@ -82,17 +84,12 @@ def test_equal_numbers_of_bfloat16_stay_finite():
         assert np.abs(y).max() < 0.5
 
 
-def test_statistics_of_bfloat16_are_float32():
+@pytest.mark.usefixtures("all_forms")
+def test_bfloat16_is_normalised_to_float32():
     x = (draw(8, 96) + 10).astype(jnp.bfloat16)
-    found = jax.jit(lambda x: normalise(x, EPSILON))(x)
-    assert [array.dtype for array in found] == [jnp.float32] * 3
-    assert [array.shape for array in found] == [(8, 96), (8, 1), (8, 1)]
-    normal, mean, inverse = found
-    exact = np.asarray(x, np.float64)
+    normal = jax.jit(lambda x: normalise(x, EPSILON))(x)
+    assert normal.dtype == jnp.float32
     np.testing.assert_allclose(normal, normalise_exactly(x), rtol=0, atol=5e-6)
-    np.testing.assert_allclose(mean[:, 0], exact.mean(-1), rtol=1e-6)
-    deviation = np.sqrt(exact.var(-1) + EPSILON)
-    np.testing.assert_allclose(inverse[:, 0], 1 / deviation, rtol=1e-5)
 
 
 def test_bfloat16_is_rounded_once():
