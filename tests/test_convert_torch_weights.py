@@ -15,7 +15,7 @@ from litv2_jax.convert.torch_file import write_torch_checkpoint
 from litv2_jax.predict import predict
 from litv2_jax.settings import ConfigError
 from tests.convert.test_apply import abstract, torch_shapes
-from tests.convert.test_torch_file import Call, write_zip
+from tests.convert.test_unpickle import Call, write_zip
 from tests.reference import GOLDEN, Reference, make_images, make_weights
 
 FULL = GOLDEN / "litv2_tiny_checkpoint.pth"
