@@ -6,6 +6,7 @@ from flax import nnx
 
 from litv2_jax import load_torch_weights
 from litv2_jax.models import create_model
+from litv2_jax.models.backbone import BackboneConfig, Stage
 from litv2_jax.models.layer_norm import LayerNorm
 from tests.reference import Reference, fill, make_images, make_weights
 
@@ -75,26 +76,26 @@ def test_wrong_images_are_refused(images, message):
 
 def test_rematerialisation_changes_nothing_but_what_is_kept():
     """Neither gradients nor which paths are dropped."""
-    sizes = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4)}
-    model = create_model("litv2_s", rngs=nnx.Rngs(0), drop_path_rate=0.5, **sizes)
-    model = nnx.view(model, deterministic=False, use_running_average=False)
-    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    config = BackboneConfig(
+        embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 4), drop_path_rate=0.5
+    )
+    stage = Stage(config, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    stage = nnx.view(stage, deterministic=False)
+    x = jax.random.normal(jax.random.key(0), (8, 6, 6, 32))
 
     def differentiate(remat):
-        view = nnx.view(model, remat=remat)
-        graphdef, *states = nnx.split(view, nnx.Param, ...)
-        params, rest = (nnx.as_pure(state) for state in states)
+        graphdef, state = nnx.split(nnx.view(stage, remat=remat))
 
-        def loss(params):
-            logits = nnx.merge(graphdef, params, rest)(images, rngs=nnx.Rngs(1))
-            return jnp.mean(logits**2)
+        def loss(state):
+            return jnp.mean(nnx.merge(graphdef, state)(x, nnx.Rngs(1)) ** 2)
 
-        program = jax.make_jaxpr(jax.grad(loss))(params)
-        return jax.jit(jax.grad(loss))(params), str(program).count("remat")
+        state = nnx.as_pure(state)
+        program = jax.make_jaxpr(jax.grad(loss))(state)
+        return jax.jit(jax.grad(loss))(state), str(program).count("remat")
 
     (kept, none), (again, some) = differentiate("none"), differentiate("blocks")
     assert (none, some > 0) == (0, True)
     for x, y in zip(*map(jax.tree.leaves, (kept, again)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6 * float(jnp.abs(x).max()) + 1e-9)
     with pytest.raises(ValueError, match="remat='all' is unknown; use none or blocks"):
-        nnx.view(model, remat="all")
+        nnx.view(stage, remat="all")

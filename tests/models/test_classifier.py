@@ -104,7 +104,17 @@ def test_tiny_model_matches_pytorch(name, mode):
         np.testing.assert_allclose(np.linalg.norm(grads[key]), norms[key], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", LARGE.cases)
+# Beside B at 384 pixels, with the same weights, and alpha at both ends and in between.
+LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.5", "s_224_a0.7"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LONG_CASES else ())
+        for name in LARGE.cases
+    ],
+)
 def test_published_models_match_pytorch(name):
     case = LARGE.cases[name]
     model = fill(
