@@ -57,8 +57,15 @@ def tiny_model(case: dict):
 
 
 @pytest.mark.usefixtures("all_forms")
-@pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("name", TINY.cases)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("a9", "eval"),
+        ("a9", "train"),
+        pytest.param("a5_ws4", "eval", marks=pytest.mark.slow),
+        ("a5_ws4", "train"),
+    ],
+)
 def test_tiny_model_matches_pytorch(name, mode):
     case = TINY.cases[name]
     is_eval = mode == "eval"
@@ -105,7 +112,7 @@ def test_tiny_model_matches_pytorch(name, mode):
 
 
 # Beside B at 384 pixels, with the same weights, and alpha at both ends and in between.
-LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.5", "s_224_a0.7"}
+LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.4", "s_224_a0.7"}
 
 
 @pytest.mark.parametrize(
