@@ -7,7 +7,7 @@ import jax
 
 # Vectors as wide as the newest processors have, and matrix products by Eigen, which
 # takes transposed ones as they are; sums stay with YNNPACK. The preset's programs are
-# as fast, and in training they hold a fifth less memory.
+# as fast, and in training they hold a sixth less memory.
 _CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",

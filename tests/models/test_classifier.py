@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,6 +25,9 @@ from tests.reference import (
 TINY = Reference("litv2_tiny")
 LARGE = Reference("litv2_models")
 FACTS = read_json("model_facts.json")
+# Beside B at 384 pixels, with the same weights, alpha at both ends and in between, and
+# the other tiny model.
+LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.4", "s_224_a0.7", ("a5_ws4", "eval")}
 
 
 def run_stages(model, images, rngs=None):
@@ -60,10 +64,8 @@ def tiny_model(case: dict):
 @pytest.mark.parametrize(
     ("name", "mode"),
     [
-        ("a9", "eval"),
-        ("a9", "train"),
-        pytest.param("a5_ws4", "eval", marks=pytest.mark.slow),
-        ("a5_ws4", "train"),
+        pytest.param(*case, marks=pytest.mark.slow if case in LONG_CASES else ())
+        for case in itertools.product(TINY.cases, ("eval", "train"))
     ],
 )
 def test_tiny_model_matches_pytorch(name, mode):
@@ -109,10 +111,6 @@ def test_tiny_model_matches_pytorch(name, mode):
         tolerance = 1e-4 * case[mode]["grad_absmax"][key] + 1e-9
         assert TINY.difference(f"{stem}/grad/{key}", grads[key]) < tolerance, key
         np.testing.assert_allclose(np.linalg.norm(grads[key]), norms[key], rtol=1e-4)
-
-
-# Beside B at 384 pixels, with the same weights, and alpha at both ends and in between.
-LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.4", "s_224_a0.7"}
 
 
 @pytest.mark.parametrize(
