@@ -62,6 +62,7 @@ def _digits() -> ConfigDict:
     config.augment.mixup = 0.0
     config.augment.cutmix = 0.0
     config.augment.mixup_switch = 0.5
+    config.augment.mix_group_size = 0  # The whole batch.
     config.augment.label_smoothing = 0.1
 
     config.optimizer = ConfigDict()

@@ -64,6 +64,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0
     config.augment.mixup_switch = 0.5
+    config.augment.mix_group_size = 128  # Images of one draw; 0 for the whole batch.
     config.augment.label_smoothing = 0.1
 
     config.optimizer = ConfigDict()

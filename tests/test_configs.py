@@ -101,6 +101,8 @@ def check_augmentation(augment: dict, original: dict) -> None:
     assert augment["erasing"] == settings["REPROB"]
     assert augment["mixup"] == settings["MIXUP"]
     assert augment["cutmix"] == settings["CUTMIX"]
+    # Each process of the original draws once for its 128 images.
+    assert augment["mix_group_size"] == 128
     assert augment["mixup_switch"] == settings["MIXUP_SWITCH_PROB"]
     assert augment["label_smoothing"] == original["MODEL"]["LABEL_SMOOTHING"]
 

@@ -43,6 +43,11 @@ def start(*arguments) -> subprocess.CompletedProcess:
             [DIGITS, "--workdir=w", "--config.batch_norm_group_size=24"],
             "config.batch_norm_group_size is 24, which does not divide the 64",
         ),
+        (
+            [DIGITS, "--workdir=w", "--config.augment.mix_group_size=24"],
+            "config.augment.mix_group_size is 24, which does not divide "
+            "config.batch_size, 64: use a divisor",
+        ),
     ],
 )
 def test_mistakes_are_answered_with_a_sentence(arguments, message):

@@ -1,6 +1,7 @@
 """Mixup, CutMix and smoothed labels, as timm's Mixup in its mode `batch`.
 
-One draw mixes the whole batch: image i with image B - 1 - i.
+One draw mixes a group of S neighboring images, image i with image S - 1 - i: in the
+original, those of one GPU.
 """
 
 import jax
@@ -27,36 +28,71 @@ def mix_batch(
     mixup: float,
     cutmix: float,
     switch: float,
+    group_size: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes a batch by Mixup (arXiv:1710.09412) or by CutMix (arXiv:1905.04899).
+    """Mixes each group of a batch by Mixup (arXiv:1710.09412) or CutMix (1905.04899).
+
+    What is drawn depends on the key and the number of groups alone. A batch that is
+    sharded by whole groups is mixed without communication.
 
     Args:
         images: [B, H, W, C] float.
         targets: [B, K] float.
-        key: Chooses the method, the share and the box.
-        mixup: Parameter of the beta distribution of Mixup's share; 0 turns Mixup off.
+        key: Chooses method, weight and box of each group.
+        mixup: Parameter of the beta distribution of Mixup's weight; 0 turns Mixup off.
         cutmix: The same for CutMix.
         switch: Probability of CutMix where both are on.
+        group_size: Images that share a draw and are mixed among themselves; 0 or more
+            than B for the whole batch.
 
     Returns:
         Images and targets of the same shapes.
+
+    Raises:
+        ValueError: If the groups do not divide the batch.
     """
     if not mixup and not cutmix:
         return images, targets
-    size = (images.shape[1], images.shape[2])
-    which, share, vertical, horizontal = jax.random.split(key, 4)
+    size = min(group_size, len(images)) or len(images)
+    if len(images) % size:
+        raise ValueError(
+            f"A batch of {len(images)} images cannot be mixed in groups of {size}: "
+            "choose a group_size that divides it."
+        )
+
+    def mix_group(images: jax.Array, targets: jax.Array, key: jax.Array):
+        weights = _draw_weights(
+            key, images.shape[1:3], mixup=mixup, cutmix=cutmix, switch=switch
+        )
+        return blend(images, targets, weights)
+
+    groups = [x.reshape(-1, size, *x.shape[1:]) for x in (images, targets)]
+    keys = jax.random.split(key, len(groups[0]))
+    mixed = jax.vmap(mix_group)(*groups, keys)
+    return mixed[0].reshape(images.shape), mixed[1].reshape(targets.shape)
+
+
+def _draw_weights(
+    key: jax.Array,
+    size: tuple[int, int],
+    *,
+    mixup: float,
+    cutmix: float,
+    switch: float,
+) -> jax.Array:
+    """Returns [H, W], the weight of each pixel of the image itself."""
+    method, beta, vertical, horizontal = jax.random.split(key, 4)
     if mixup and cutmix:
-        is_cutmix = jax.random.bernoulli(which, switch)
+        is_cutmix = jax.random.bernoulli(method, switch)
     else:
         is_cutmix = jnp.asarray(bool(cutmix))
     alpha = jnp.where(is_cutmix, cutmix, mixup)
-    lam = jax.random.beta(share, alpha, alpha)
+    lam = jax.random.beta(beta, alpha, alpha)
     center = (
         jax.random.randint(vertical, (), 0, size[0]),
         jax.random.randint(horizontal, (), 0, size[1]),
     )
-    weights = jnp.where(is_cutmix, cutmix_weights(lam, center, size), lam)
-    return blend(images, targets, weights)
+    return jnp.where(is_cutmix, cutmix_weights(lam, center, size), lam)
 
 
 def cutmix_weights(

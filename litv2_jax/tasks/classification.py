@@ -37,7 +37,11 @@ from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.flops import count_flops
 from litv2_jax.pictures import draw_grid
 from litv2_jax.settings import parse
-from litv2_jax.tasks.classification_settings import Settings, check
+from litv2_jax.tasks.classification_settings import (
+    Settings,
+    check,
+    check_mix_group_size,
+)
 from litv2_jax.training.task import Batch
 
 
@@ -59,6 +63,7 @@ class Classification:
         """
         self._settings = parse(Settings, values)
         check(self._settings)
+        check_mix_group_size(self._settings.augment, batch_size)
         data = self._settings.data
         self._train, self._eval = (
             open_source(data.name, split, data.data_dir)
@@ -152,6 +157,7 @@ class Classification:
             mixup=settings.mixup,
             cutmix=settings.cutmix,
             switch=settings.mixup_switch,
+            group_size=settings.mix_group_size,
         )
         return {"image": images, "target": targets}
 

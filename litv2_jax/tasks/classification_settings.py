@@ -55,6 +55,9 @@ class AugmentSettings:
         mixup: Parameter of the beta distribution; 0 is off.
         cutmix: Parameter of the beta distribution; 0 is off.
         mixup_switch: Probability of CutMix where both are on.
+        mix_group_size: Neighboring images that share one draw and are mixed among
+            themselves, 128 being those of one GPU of the original; 0 for the whole
+            batch.
         label_smoothing: Share of the target spread over all classes.
     """
 
@@ -65,6 +68,7 @@ class AugmentSettings:
     mixup: float
     cutmix: float
     mixup_switch: float
+    mix_group_size: int
     label_smoothing: float
 
 
@@ -91,7 +95,13 @@ def check(settings: Settings) -> None:
                 f"config.data.{name} is ({low}, {high}); it must rise from above 0."
             )
     check_not_negative(settings.data.max_unreadable, "config.data.max_unreadable")
-    for name in ("randaugment_layers", "randaugment_std", "mixup", "cutmix"):
+    for name in (
+        "randaugment_layers",
+        "randaugment_std",
+        "mixup",
+        "cutmix",
+        "mix_group_size",
+    ):
         check_not_negative(getattr(settings.augment, name), f"config.augment.{name}")
     magnitude = settings.augment.randaugment_magnitude
     if not 0 <= magnitude <= 10:
@@ -101,3 +111,14 @@ def check(settings: Settings) -> None:
         )
     for name in ("erasing", "mixup_switch", "label_smoothing"):
         check_share(getattr(settings.augment, name), f"config.augment.{name}")
+
+
+def check_mix_group_size(settings: AugmentSettings, batch_size: int) -> None:
+    """Raises ConfigError unless groups of images to mix divide a batch."""
+    group = min(settings.mix_group_size, batch_size)
+    if group and batch_size % group:
+        raise ConfigError(
+            f"config.augment.mix_group_size is {group}, which does not divide "
+            f"config.batch_size, {batch_size}: use a divisor of it, or 0 to mix the "
+            "whole batch."
+        )

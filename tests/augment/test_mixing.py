@@ -1,3 +1,6 @@
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 
 from litv2_jax.augment.mixing import blend, cutmix_weights, mix_batch, smooth_labels
 from litv2_jax.augment.normalize import normalize
+from litv2_jax.training.devices import Devices
 from tests.reference import GOLDEN, make_input, read_json, rules
 
 FACTS = read_json("recipe.json")["mixup"]
@@ -97,6 +101,69 @@ def test_without_either_the_batch_stays_as_it_is():
     images, targets = draw(jax.random.key(0), mixup=0.0, cutmix=0.0, switch=0.5)
     np.testing.assert_array_equal(images[0], 1)
     np.testing.assert_array_equal(targets, jnp.eye(2))
+
+
+OPTIONS = {"mixup": 0.8, "cutmix": 1.0, "switch": 0.5}
+
+
+def test_each_group_is_mixed_by_its_own_draw_and_among_itself():
+    """Images of different groups never meet, and groups differ in their weights."""
+    targets = jnp.eye(24)
+    images = jnp.broadcast_to(targets[:, None, None], (24, 8, 10, 24))
+
+    mixed, mixed_targets = mix_batch(
+        images, targets, jax.random.key(1), **OPTIONS, group_size=6
+    )
+
+    np.testing.assert_allclose(mixed.mean((1, 2)), mixed_targets, atol=1e-6)
+    weights = set()
+    for first in range(0, 24, 6):
+        block = mixed_targets[first : first + 6, first : first + 6]
+        np.testing.assert_allclose(block.sum(-1), 1, atol=1e-6)
+        lam = block[0, 0]
+        expected = lam * jnp.eye(6) + (1 - lam) * jnp.eye(6)[::-1]
+        np.testing.assert_allclose(block, expected, atol=1e-6)
+        weights.add(float(lam))
+    assert len(weights) == 4
+
+
+def test_one_group_is_the_whole_batch():
+    images = jax.random.normal(jax.random.key(0), (6, 8, 10, 3))
+    results = [
+        mix_batch(images, jnp.eye(6), jax.random.key(1), **OPTIONS, group_size=size)
+        for size in (0, 6, 128)
+    ]
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0][0], other[0])
+        np.testing.assert_array_equal(results[0][1], other[1])
+
+
+def test_groups_that_lie_on_one_device_are_mixed_without_communication():
+    """The same numbers on one device and on eight, and nothing crosses them."""
+    images = jax.random.normal(jax.random.key(0), (32, 8, 10, 3))
+    targets, key = jnp.eye(32), jax.random.key(1)
+    run = jax.jit(functools.partial(mix_batch, **OPTIONS, group_size=4))
+    expected = run(images, targets, key)
+
+    sharding = Devices().by_example
+    shards = jax.device_put((images, targets), sharding)
+    compiled = jax.jit(run, out_shardings=sharding).lower(*shards, key).compile()
+
+    for ours, theirs in zip(compiled(*shards, key), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    moved = re.findall(r"= f32\S* (all-\w+|collective-\w+)", compiled.as_text())
+    assert not moved
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match="6 images cannot be mixed in groups of 4"):
+        mix_batch(
+            jnp.zeros((6, 4, 4, 3)),
+            jnp.eye(6),
+            jax.random.key(0),
+            **OPTIONS,
+            group_size=4,
+        )
 
 
 def test_smoothed_labels_sum_to_one():
