@@ -16,12 +16,15 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from litv2_jax import tasks
+from litv2_jax.compiler import enable_compilation_cache
 from litv2_jax.settings import ConfigError
 from litv2_jax.training import devices, evaluation, loop
 from litv2_jax.training.checkpoint import CheckpointError
 from litv2_jax.training.dry_run import describe_run
+from litv2_jax.training.failures import failing_together, watch_failures
 from litv2_jax.training.log import announce
 from litv2_jax.training.plan import RunSettings
+from litv2_jax.training.profile import StepRange
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -39,6 +42,15 @@ _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change-config", False, "Resume a run although its settings were others."
 )
+_PROFILE = flags.DEFINE_string(
+    "profile", "", "START:STOP, steps to write a trace of into the workdir."
+)
+_CACHE = flags.DEFINE_string(
+    "compilation-cache", "", "Folder for compiled programs; the user's cache if empty."
+)
+_NO_CACHE = flags.DEFINE_bool(
+    "no-compilation-cache", False, "Compile everything at every start."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "host:port of process 0; srun and mpirun need none."
 )
@@ -55,8 +67,10 @@ def main(argv: list[str]) -> None:
         # Orbax reports each step of each save otherwise; --verbosity=0 shows them.
         logging.set_verbosity(logging.WARNING)
     devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    watch_failures()
     try:
-        results = _run(_CONFIG.value.to_dict())
+        with failing_together(loop.StoppedError):
+            results = _run(_CONFIG.value.to_dict())
     except loop.StoppedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(STOPPED)
@@ -70,6 +84,8 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     given = _WEIGHTS if _EVAL_ONLY.value else _WORKDIR
     if not given.value and not _DRY_RUN.value:
         raise ConfigError(f"Add --{given.name} FOLDER to the command.")
+    profiled = StepRange.parse(_PROFILE.value)
+    _keep_compiled_programs()
     run, rest = RunSettings.split(config)
     run.check(jax.device_count())
     task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
@@ -80,7 +96,21 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         return evaluation.evaluate(task, Path(_WEIGHTS.value))
     workdir = Path(_WORKDIR.value)
     _keep_config(config, workdir)
-    return loop.fit(task, run, workdir)
+    return loop.fit(task, run, workdir, profiled=profiled)
+
+
+def _keep_compiled_programs() -> None:
+    """Enables the cache of compiled programs, unless this start is to write nothing."""
+    if _NO_CACHE.value or _DRY_RUN.value:
+        return
+    if _CACHE.value:
+        enable_compilation_cache(Path(_CACHE.value))
+        return
+    try:
+        enable_compilation_cache()
+    except ConfigError as error:
+        # Nobody has asked for it: a home that is read-only need not stop a run.
+        announce(str(error))
 
 
 def _keep_config(config: dict[str, Any], workdir: Path) -> None:

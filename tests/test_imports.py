@@ -11,7 +11,7 @@ PACKAGE = ROOT / "litv2_jax"
 ALLOWED = {
     "settings": set(),
     "pictures": set(),
-    "compiler": set(),
+    "compiler": {"settings"},
     "ops": set(),
     "augment": set(),
     "metrics": set(),

@@ -21,6 +21,9 @@ def start(*arguments) -> subprocess.CompletedProcess:
     )
 
 
+SMALL = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -34,6 +37,11 @@ def start(*arguments) -> subprocess.CompletedProcess:
         ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
         ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
         ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
+        ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
+        (
+            [DIGITS, "--workdir=w", "--compilation-cache=/proc/none"],
+            "Compiled programs cannot be kept in /proc/none",
+        ),
         (
             [DIGITS, "--workdir=w", "--config.accumulation_steps=3"],
             "config.batch_size is 64, whose parts (config.accumulation_steps is 3)",
@@ -60,9 +68,8 @@ def test_mistakes_are_answered_with_a_sentence(arguments, message):
 
 
 def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
-    small = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
     data = f"--config.data.data_dir={tmp_path / 'data'}"
-    result = start(DIGITS, "--dry-run", f"--workdir={tmp_path / 'w'}", data, *small)
+    result = start(DIGITS, "--dry-run", f"--workdir={tmp_path / 'w'}", data, *SMALL)
 
     assert result.returncode == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if "  " in line]
@@ -72,6 +79,7 @@ def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
     assert "1e-05 at update 330" in facts["learning rate"]
     assert "hours in all" in facts["time"]
     assert "GiB on each device" in facts["memory"]
+    assert "1 to train, 1 to evaluate, 1 to draw" in facts["programs"]
     assert not (tmp_path / "w").exists()
 
 
@@ -84,3 +92,23 @@ def test_a_workdir_with_other_settings_is_refused(tmp_path):
     assert "config.seed was 1, is 0" in result.stderr
     assert "--change-config" in result.stderr
     assert json.loads((tmp_path / "config.json").read_text()) == settings
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(tmp_path):
+    """Not with the first one's checkpoints, but from the beginning."""
+    data = f"--config.data.data_dir={tmp_path / 'data'}"
+    cache = f"--compilation-cache={tmp_path / 'cache'}"
+    options = [*SMALL, data, cache, "--config.epochs=2.0"]
+    programs = []
+    for workdir in ("first", "second"):
+        result = start(DIGITS, *options, f"--workdir={tmp_path / workdir}")
+        assert result.returncode == 0, result.stderr
+        programs.append(set((tmp_path / "cache").glob("*/*-cache")))
+    assert len(programs[0]) > 3
+    assert programs[1] == programs[0]
+
+    off = start(
+        DIGITS, *options, "--no-compilation-cache", f"--workdir={tmp_path / 'x'}"
+    )
+    assert off.returncode == 0

@@ -61,14 +61,17 @@ def mix_batch(
         )
 
     def mix_group(images: jax.Array, targets: jax.Array, key: jax.Array):
+        height, width = images.shape[1:3]
         weights = _draw_weights(
-            key, images.shape[1:3], mixup=mixup, cutmix=cutmix, switch=switch
+            key, (height, width), mixup=mixup, cutmix=cutmix, switch=switch
         )
         return blend(images, targets, weights)
 
-    groups = [x.reshape(-1, size, *x.shape[1:]) for x in (images, targets)]
-    keys = jax.random.split(key, len(groups[0]))
-    mixed = jax.vmap(mix_group)(*groups, keys)
+    grouped_images, grouped_targets = (
+        x.reshape(-1, size, *x.shape[1:]) for x in (images, targets)
+    )
+    keys = jax.random.split(key, len(grouped_images))
+    mixed = jax.vmap(mix_group)(grouped_images, grouped_targets, keys)
     return mixed[0].reshape(images.shape), mixed[1].reshape(targets.shape)
 
 

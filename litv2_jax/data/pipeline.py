@@ -6,17 +6,22 @@ one stands in for a record that is unreadable; see `unreadable.py`.
 """
 
 import os
-import threading
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
-from absl import flags
 
 from litv2_jax.data.open_files import allow_many_open_files
 from litv2_jax.data.unreadable import UnreadableRecords, read_readable
+from litv2_jax.data.workers import (
+    CHOOSE_WORKERS,
+    StartWorkers,
+    choose_num_workers,
+    count_pieces,
+    follow_parent,
+    parse_grain_flags,
+)
 from litv2_jax.settings import ConfigError
 
 Batch = Mapping[str, np.ndarray]
@@ -42,7 +47,7 @@ def train_batches(
         batch_size: Records of all processes together.
         seed: Of the order and of the transform.
         start_step: Batches that have been used already.
-        num_workers: Processes that load; 0 loads in threads.
+        num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
         process_index: Which part of each batch to return.
         process_count: Into how many parts a batch is split.
         unreadable: Counts the records that were replaced because they cannot be read;
@@ -60,11 +65,17 @@ def train_batches(
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.random_map(_Read(source, transform))
     dataset = _PartOfBatches(dataset, batch_size, process_index, process_count)
-    dataset = dataset.batch(batch_size // process_count, drop_remainder=True).repeat()
+    batches = _load(
+        dataset,
+        batch_size // process_count,
+        num_workers,
+        start_batch=start_step,
+        is_endless=True,
+    )
     if unreadable is None:
         unreadable = UnreadableRecords(0)
     return unreadable.watch(
-        _load(dataset[start_step:], num_workers),
+        batches,
         source,
         lambda record: transform.random_map(record, np.random.default_rng(0)),
     )
@@ -111,12 +122,12 @@ def load_in_order(
     Args:
         rows: As many as whole batches need; of the same shapes within a batch.
         batch_size: Rows of all processes together.
-        num_workers: Processes that load; 0 loads in threads.
+        num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
         process_index: Which part of each batch to return.
         process_count: Into how many parts a batch is split.
     """
     part = _PartOfBatches(rows, batch_size, process_index, process_count)
-    return _load(part.batch(batch_size // process_count), num_workers)
+    return _load(part, batch_size // process_count, num_workers)
 
 
 class _PartOfBatches(grain.MapDataset):
@@ -183,38 +194,50 @@ class _ReadIfValid(grain.transforms.Map):
         return {**arrays, "valid": np.bool_(is_record and is_itself)}
 
 
-def _load(dataset: grain.MapDataset, num_workers: int) -> grain.IterDataset:
-    """Loads ahead of the reader; grain's default would keep 500 batches in memory."""
+def _load(
+    rows: grain.MapDataset,
+    batch_size: int,
+    num_workers: int,
+    *,
+    start_batch: int = 0,
+    is_endless: bool = False,
+) -> grain.IterDataset:
+    """Loads batches ahead of the reader, from the given one on.
+
+    Each worker loads pieces of a batch, so that what all of them hold together is
+    counted in batches, however many they are.
+
+    Args:
+        rows: The rows of this process; whole batches of them.
+        batch_size: Rows of a batch, of this process.
+        num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
+        start_batch: Batches that have been used already.
+        is_endless: Whether to begin again after the last batch.
+    """
     allow_many_open_files()
-    # Workers load whole batches, and so do threads: a few of either are enough.
-    threads = 2 if num_workers else min(4, os.cpu_count() or 1)
-    batches = dataset.to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4)
+    if num_workers == CHOOSE_WORKERS:
+        num_workers = choose_num_workers(rows, batch_size)
+    pieces = count_pieces(batch_size, num_workers)
+    dataset = rows.batch(batch_size // pieces)
+    if is_endless:
+        dataset = dataset.repeat()
+    # Threads and workers load whole pieces: a few are enough. Grain's default
+    # would hold 500 of them in memory.
+    threads, ahead = (2, 2) if num_workers else (min(4, os.cpu_count() or 1), 4)
+    loaded = dataset[start_batch * pieces :].to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     )
     if not num_workers:
-        return batches
-    _parse_flags()
-    return batches.mp_prefetch(
+        return loaded
+    parse_grain_flags()
+    loaded = loaded.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers),
-        worker_init_fn=_follow_parent,
+        worker_init_fn=follow_parent,
     )
+    loaded = StartWorkers(loaded)
+    return loaded.batch(pieces, batch_fn=_concatenate) if pieces > 1 else loaded
 
 
-def _follow_parent(worker_index: int, worker_count: int) -> None:
-    """Prepares a worker process, which ends when its parent does, killed or not."""
-    _parse_flags()
-    allow_many_open_files()
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _parse_flags() -> None:
-    """Lets grain read its flags where no program has parsed any, as in a worker."""
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
+def _concatenate(pieces: Sequence[Batch]) -> Batch:
+    names = pieces[0]
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in names}

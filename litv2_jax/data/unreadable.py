@@ -58,15 +58,20 @@ def read_readable(
 class UnreadableRecords:
     """Names each unreadable record once, and stops a run that meets too many."""
 
-    def __init__(self, max_unreadable: int):
+    def __init__(self, max_unreadable: int, *, is_shared: bool = False):
         """Creates an empty list, to be kept for as long as the run lasts.
 
         Args:
             max_unreadable: How many different records may be unreadable; of several
-                processes, each counts those of its own part of the batches.
+                processes, each counts those of its own shard of the batches.
+            is_shared: Whether other processes load shards of the same batches. Then too
+                many are an error only in `check`, which all of them call at the same
+                step: one that raised alone would leave the others waiting.
         """
         self._max_unreadable = max_unreadable
+        self._is_shared = is_shared
         self._names: set[str] = set()
+        self._latest = ""
 
     def __len__(self) -> int:
         """Returns how many different records were unreadable so far."""
@@ -78,7 +83,10 @@ class UnreadableRecords:
         source: grain.sources.RandomAccessDataSource,
         transform: Callable[[Any], Any],
     ) -> grain.IterDataset:
-        """Returns the batches of what `read_readable` returned, as the reader wants it.
+        """Returns the batches of what `read_readable` returned, for the model.
+
+        Where other processes load shards of them, `num_unreadable` int32 [B] is added:
+        how many different records were unreadable so far, the same in each row.
 
         Args:
             batches: Loaded by this process or others.
@@ -88,9 +96,12 @@ class UnreadableRecords:
 
         def check(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             batch = dict(batch)
-            for index, skipped in batch.pop(_SKIPPED).tolist():
+            rows = batch.pop(_SKIPPED)
+            for index, skipped in rows.tolist():
                 for i in range(index, index + skipped):
                     self._add(source, i % len(source), transform)
+            if self._is_shared:
+                batch["num_unreadable"] = np.full(len(rows), len(self), np.int32)
             return batch
 
         return batches.map(check)
@@ -111,12 +122,23 @@ class UnreadableRecords:
         except UnreadableImageError as error:
             reason = str(error)
         logging.warning("Left out as unreadable: %s: %s", name, reason)
-        if len(self) > self._max_unreadable:
+        self._latest = f"the last is {name}: {reason}"
+        if not self._is_shared:
+            self.check(len(self))
+
+    def check(self, count: int) -> None:
+        """Raises ConfigError if there are too many.
+
+        Args:
+            count: Of the process that has found most.
+        """
+        if count > self._max_unreadable:
+            latest = self._latest or "the output of another process names them"
             raise ConfigError(
-                f"{len(self)} records are unreadable, but config.data.max_unreadable "
-                f"is {self._max_unreadable}; the last is {name}: {reason}. Repair the "
-                "data (`python -m litv2_jax.prepare check` lists what is broken), or "
-                f"go on with --config.data.max_unreadable={10 * len(self)}."
+                f"{count} records are unreadable, but config.data.max_unreadable is "
+                f"{self._max_unreadable}; {latest}. Repair the data (`python -m "
+                "litv2_jax.prepare check` lists what is broken), or go on with "
+                f"--config.data.max_unreadable={10 * count}."
             )
 
 

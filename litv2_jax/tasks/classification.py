@@ -9,10 +9,13 @@
 
 | outputs     | of `evaluate`                                 |
 |-------------|-----------------------------------------------|
-| probability | [B, K] float32                                |
 | top1, top5  | [B] bool, whether the label is among them     |
 | loss        | [B] float32, cross-entropy                    |
 | valid       | [B] bool                                      |
+
+| outputs     | of `predict`                                  |
+|-------------|-----------------------------------------------|
+| probability | [B, K] float32                                |
 """
 
 from collections.abc import Mapping
@@ -70,12 +73,15 @@ class Classification:
             for split in (data.train_split, data.eval_split)
         )
         check_same_classes(self._train, self._eval)
-        self._unreadable = UnreadableRecords(data.max_unreadable)
+        self._unreadable = UnreadableRecords(
+            data.max_unreadable, is_shared=jax.process_count() > 1
+        )
         self._class_names = self._train.class_names
         self._batch_size = batch_size
         self._seed = seed
         self.steps_per_epoch = len(self._train) // batch_size
         self.num_eval_batches = -(-len(self._eval) // batch_size)
+        self.num_eval_programs = 1
         self.description = {
             "model": {
                 "name": self._settings.model.name,
@@ -171,20 +177,27 @@ class Classification:
         hits = logits.argmax(-1) == batch["target"].argmax(-1)
         return loss, {"accuracy": hits.mean()}
 
-    def evaluate(self, model: nnx.Module, batch: Batch) -> Batch:
-        """Returns what the table above says."""
+    def evaluate(self, model: Any, batch: Batch) -> Batch:
+        """Returns hits and loss of each image; see the table above."""
         labels = batch["label"]
         logits = model(normalize(batch["image"]))
         _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
         hits = best == labels[:, None]
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {
-            "probability": jax.nn.softmax(logits),
             "top1": hits[:, 0],
             "top5": hits.any(-1),
             "loss": loss,
             "valid": batch["valid"],
         }
+
+    def predict(self, model: Any, batch: Batch) -> Batch:
+        """Returns the probabilities of the classes."""
+        return {"probability": jax.nn.softmax(model(normalize(batch["image"])))}
+
+    def check_unreadable(self, count: int) -> None:
+        """Raises ConfigError if more records are unreadable than the recipe allows."""
+        self._unreadable.check(count)
 
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""

@@ -11,8 +11,11 @@
 | outputs    | of `evaluate`                                                    |
 |------------|------------------------------------------------------------------|
 | confusion  | [K, K] int32, pixels of the batch by label and prediction        |
-| prediction | [B, H', W'] int32, of which the label's size has a meaning       |
 | valid      | [B] bool                                                         |
+
+| outputs    | of `predict`                                                     |
+|------------|------------------------------------------------------------------|
+| prediction | [B, H', W'] int32, valid within `label_size`                     |
 """
 
 import functools
@@ -73,7 +76,9 @@ class Segmentation:
             for split in (data.train_split, data.eval_split)
         )
         check_same_classes(self._train, self._eval)
-        self._unreadable = UnreadableRecords(data.max_unreadable)
+        self._unreadable = UnreadableRecords(
+            data.max_unreadable, is_shared=jax.process_count() > 1
+        )
         self._class_names = self._train.class_names
         self._batch_size = batch_size
         self._seed = seed
@@ -94,6 +99,11 @@ class Segmentation:
         """Batches of `eval_batches`."""
         return len(self._eval_plan)
 
+    @property
+    def num_eval_programs(self) -> int:
+        """Different canvases of these batches."""
+        return len(set(self._eval_plan.buckets))
+
     @functools.cached_property
     def _eval_plan(self) -> EvalPlan:
         return plan_eval_batches(
@@ -112,8 +122,8 @@ class Segmentation:
             "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
             f"image of {data.crop_size}x{data.crop_size}",
             "data": f"{data.name}, {len(self._train):,} images to train on, "
-            f"{len(self._eval):,} to evaluate in {len(set(self._eval_plan.buckets))} "
-            f"sizes, {len(self._class_names):,} classes",
+            f"{len(self._eval):,} to evaluate in {self.num_eval_programs} sizes, "
+            f" {len(self._class_names):,} classes",
         }
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
@@ -176,14 +186,9 @@ class Segmentation:
         return pixel_cross_entropy(logits, labels), {"accuracy": accuracy}
 
     def evaluate(self, model: Any, batch: Batch) -> Batch:
-        """Returns what the table above says."""
+        """Returns the confusion matrix of the batch; see the table above."""
         labels = batch["label"]
-        logits = model.segment(
-            normalize_inside(batch["image"], batch["size"]),
-            batch["size"],
-            batch["label_size"],
-            labels.shape[1:],
-        )
+        logits = _segment(model, batch)
         num_classes = logits.shape[-1]
         prediction = logits.argmax(-1)
         pairs = labels.astype(jnp.int32) * num_classes + prediction
@@ -194,9 +199,16 @@ class Segmentation:
         counts = jax.vmap(count)(pairs.reshape(len(pairs), -1)).sum(0)
         return {
             "confusion": counts[:-1].reshape(num_classes, num_classes),
-            "prediction": prediction,
             "valid": batch["valid"],
         }
+
+    def predict(self, model: Any, batch: Batch) -> Batch:
+        """Returns the class of each pixel."""
+        return {"prediction": _segment(model, batch).argmax(-1)}
+
+    def check_unreadable(self, count: int) -> None:
+        """Raises ConfigError if more records are unreadable than the recipe allows."""
+        self._unreadable.check(count)
 
     def metric(self) -> SegmentationScores:
         """Returns an empty metric of `mIoU`, `aAcc` and `mAcc`."""
@@ -221,3 +233,13 @@ class Segmentation:
             rows.append((image, truth, prediction))
         titles = ["input", "truth", "prediction"]
         draw_maps(rows, titles, self._class_names, path)
+
+
+def _segment(model: Any, batch: Batch) -> jax.Array:
+    """Returns logits [B, H', W', K] at the size of each label."""
+    return model.segment(
+        normalize_inside(batch["image"], batch["size"]),
+        batch["size"],
+        batch["label_size"],
+        batch["label"].shape[1:],
+    )

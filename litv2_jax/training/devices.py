@@ -61,7 +61,11 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
     """
     if coordinator:
         jax.distributed.initialize(
-            coordinator, num_processes, process_id, _local_devices(is_alone=True)
+            coordinator,
+            num_processes,
+            process_id,
+            _local_devices(is_alone=True),
+            **_TIMEOUTS,
         )
         return
     sizes = (os.environ.get(name, "1") for name in _NUM_PROCESSES)
@@ -69,8 +73,16 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         # Such as "1(x2)", for two hosts with one process each.
         per_host = [os.environ.get(name, "").split("(")[0] for name in _PER_HOST]
         is_alone = "1" in per_host
-        jax.distributed.initialize(local_device_ids=_local_devices(is_alone=is_alone))
+        jax.distributed.initialize(
+            local_device_ids=_local_devices(is_alone=is_alone), **_TIMEOUTS
+        )
 
+
+# A process that is gone ends the others within a minute; JAX's defaults take five.
+_TIMEOUTS: dict[str, Any] = {
+    "heartbeat_timeout_seconds": 30,
+    "shutdown_timeout_seconds": 30,
+}
 
 # What srun and mpirun say of how many processes they started, in all and per host.
 _NUM_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -89,7 +101,7 @@ class StopRequest:
     """Whether the run was asked to stop, by SIGTERM or Ctrl-C; a context manager.
 
     A second signal ends the process at once. Several processes agree on the step to
-    stop at, wherever the SIGTERM arrives; JAX listens for it there.
+    stop at, whichever of them the signal reaches; JAX listens for it there.
 
     Attributes:
         is_received: Whether a signal has come, in a run of one process.
@@ -101,9 +113,14 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         is_main = threading.current_thread() is threading.main_thread()
-        if jax.process_count() == 1 and is_main:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._handlers[number] = signal.signal(number, self._receive)
+        if not is_main:
+            return self
+        if jax.process_count() > 1:
+            # JAX listens for SIGTERM alone; Ctrl-C is to be the same.
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._forward)
+            return self
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._handlers[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,6 +130,10 @@ class StopRequest:
     def _receive(self, number: int, _: object) -> None:
         self.is_received = True
         signal.signal(number, self._handlers[number])
+
+    def _forward(self, number: int, _: object) -> None:
+        signal.signal(number, self._handlers[number])
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def reached(self, step: int) -> bool:
         """Returns whether to stop after this step; every process asks at every step."""

@@ -45,6 +45,7 @@ def describe_run(task: Task, settings: RunSettings) -> str:
             f"{np.asarray(plan.schedule(at)):.3g} at update {at:,}"
             for at in sorted({0, warmup, plan.num_steps // 2, plan.num_steps})
         ),
+        "programs": f"1 to train, {task.num_eval_programs} to evaluate, 1 to draw",
         "memory": f"{_gibibytes(memory)} on each device for the update, as compiled",
         "time": f"{seconds:.3g} s for an update (median of {_NUM_TIMED}, the data not "
         f"counted), {settings.batch_size / seconds:,.0f} images/s, "

@@ -16,7 +16,7 @@ from litv2_jax.training.step import (
     make_eval_step,
     split_state,
 )
-from litv2_jax.training.task import Batch, Task
+from litv2_jax.training.task import Batch, Metric, Task
 
 
 def evaluate(task: Task, weights: Path) -> dict[str, float]:
@@ -41,19 +41,23 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
 
 
 class Evaluator:
-    """Scores a model on the whole evaluation split, compiled once.
+    """Scores a model on the whole evaluation split.
+
+    A program is compiled for each shape of a batch, and at most one more for `predict`.
 
     Attributes:
-        example: The first batch and its outputs, to draw.
-        table: What the metric says beyond the results of the last evaluation.
+        table: What the metric adds to the results of the last evaluation.
     """
 
     def __init__(self, task: Task, devices: Devices):
         self._task = task
         self._devices = devices
         graphdef = create_graphdef(task, deterministic=True, use_running_average=True)
-        self._step = make_eval_step(graphdef, task, devices.replicated)
-        self.example: tuple[Batch, Batch] = ({}, {})
+        self._evaluate, self._predict = (
+            make_eval_step(graphdef, compute, devices.replicated)
+            for compute in (task.evaluate, task.predict)
+        )
+        self._first_batch: Batch = {}
         self.table = ""
 
     def __call__(
@@ -73,15 +77,35 @@ class Evaluator:
             leave=False,
             disable=None if is_first else True,
         )
+        latest = None
         for number, batch in enumerate(batches):
             if stop and stop.is_received:
                 batches.close()
                 return {}
-            outputs = self._step(params, stats, self._devices.share_batch(batch))
-            outputs = jax.device_get(outputs)
-            metric.add(outputs)
             if number == 0:
-                self.example = batch, outputs
+                self._first_batch = batch
+            outputs = self._evaluate(params, stats, self._devices.share_batch(batch))
+            # The outputs of the batch before are fetched while this one is computed.
+            if latest:
+                self._add(metric, latest)
+            latest = outputs
+        if latest:
+            self._add(metric, latest)
         results = metric.result()
         self.table = metric.table()
         return results
+
+    def predict(
+        self, params: dict[str, Any], stats: dict[str, Any]
+    ) -> tuple[Batch, Batch]:
+        """Returns the first batch of the last evaluation and its predictions.
+
+        Every process has to call it; the batch is the shard of this one.
+        """
+        batch = self._devices.share_batch(self._first_batch)
+        return self._first_batch, jax.device_get(self._predict(params, stats, batch))
+
+    def _add(self, metric: Metric, outputs: Batch) -> None:
+        outputs = dict(jax.device_get(outputs))
+        self._task.check_unreadable(int(outputs.pop("num_unreadable")))
+        metric.add(outputs)

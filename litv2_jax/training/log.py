@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,16 @@ import tensorboardX
 from PIL import Image
 from tqdm import tqdm
 
+from litv2_jax.training.performance import Performance
 from litv2_jax.training.report import draw_curves, summarise
 
 
 class Log:
-    """Shows and writes the numbers of a run, on the first process alone."""
+    """Shows and writes the numbers of a run, on the first process alone.
+
+    Attributes:
+        performance: The speed, written with each row of training numbers.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Log:
             batch_size: Images per update.
             every: Updates per row of training numbers, which are means over them.
         """
+        self.performance = Performance(batch_size)
         self._is_first = jax.process_index() == 0
         if not self._is_first:
             return
@@ -45,7 +50,6 @@ class Log:
         self._batch_size = batch_size
         self._every = every
         self._unwritten: list[Mapping[str, float]] = []
-        self._last_time = time.perf_counter()
         rows = [row for row in _read_rows(workdir) if row["step"] <= start_step]
         _replace_rows(workdir, rows)
         self._board = tensorboardX.SummaryWriter(
@@ -145,16 +149,23 @@ class Log:
             means = {n: sum(row[n] for row in self._unwritten) / count for n in names}
             self._unwritten = []
             self._write(step, "train", means)
-            now = time.perf_counter()
-            speed = count * self._batch_size / (now - self._last_time)
-            self._last_time = now
-            # Not a row of metrics.jsonl, which a repeated run has alike.
-            self._board.add_scalar("train/images_per_second", speed, step)
+            self._write_performance(step)
 
     def _write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         self._append({"step": step, "kind": kind, **scalars})
         for name, value in scalars.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def _write_performance(self, step: int) -> None:
+        """Writes to a file of its own: a repeated run has the same metrics.jsonl."""
+        numbers = self.performance.result()
+        if not numbers:
+            return
+        self.performance.restart()
+        with (self._workdir / "performance.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **numbers}) + "\n")
+        for name, value in numbers.items():
+            self._board.add_scalar(f"performance/{name}", value, step)
 
     def _append(self, row: dict[str, Any]) -> None:
         with _rows_file(self._workdir).open("a") as file:

@@ -11,8 +11,11 @@ import numpy as np
 from litv2_jax.training.checkpoint import Checkpoints, start_from
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.evaluation import Evaluator
+from litv2_jax.training.failures import failing_together
 from litv2_jax.training.log import Log, announce
 from litv2_jax.training.plan import Plan, RunSettings
+from litv2_jax.training.profile import Profiler, StepRange
+from litv2_jax.training.provenance import record_start
 from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
 
@@ -29,7 +32,11 @@ class StoppedError(RuntimeError):
 
 
 def fit(
-    task: Task, settings: RunSettings, workdir: Path, devices: Devices | None = None
+    task: Task,
+    settings: RunSettings,
+    workdir: Path,
+    devices: Devices | None = None,
+    profiled: StepRange | None = None,
 ) -> dict[str, float]:
     """Trains to the end, resuming where the workdir's latest checkpoint stands.
 
@@ -38,22 +45,28 @@ def fit(
         settings: The recipe.
         workdir: Gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `report/`.
         devices: Where to train; everywhere by default.
+        profiled: Steps to write a trace of; none by default.
 
     Returns:
         The last evaluation.
 
     Raises:
-        ConfigError: If a checkpoint does not fit the model.
+        ConfigError: If a checkpoint does not fit the model, or the run does not have
+            the steps to trace.
         StoppedError: If SIGTERM or Ctrl-C asked to stop; a checkpoint has been saved.
         TrainingError: If too many losses in a row are not finite.
     """
     devices = devices or Devices()
     plan = Plan(task, settings)
+    profiled = profiled or StepRange()
+    profiled.check(0, plan.num_steps)
     with (
         StopRequest() as stop,
         Checkpoints(
             workdir / "checkpoints", task.best, task.description
         ) as checkpoints,
+        # Innermost, because leaving the others waits for the other processes.
+        failing_together(StoppedError),
     ):
         state, results = _begin(task, settings, plan, devices, checkpoints)
         start_step = int(state.step)
@@ -61,6 +74,7 @@ def fit(
         if start_step >= plan.num_steps and results and is_reported:
             announce(f"The run in {workdir} is finished, at step {start_step}.")
             return results
+        profiled.check(start_step, plan.num_steps)
         with Log(
             workdir,
             start_step=start_step,
@@ -68,7 +82,11 @@ def fit(
             batch_size=settings.batch_size,
             every=settings.log_every_steps,
         ) as log:
-            trainer = _Trainer(task, settings, plan, devices, checkpoints, log, stop)
+            record_start(workdir, start_step)
+            profiler = Profiler(profiled, workdir / "tensorboard")
+            trainer = _Trainer(
+                task, settings, plan, devices, checkpoints, log, stop, profiler
+            )
             return trainer.run(state, results)
 
 
@@ -110,6 +128,7 @@ class _Trainer:
         checkpoints: Checkpoints,
         log: Log,
         stop: StopRequest,
+        profiler: Profiler,
     ):
         self._task = task
         self._settings = settings
@@ -118,6 +137,7 @@ class _Trainer:
         self._checkpoints = checkpoints
         self._log = log
         self._stop = stop
+        self._profiler = profiler
         self._evaluator = Evaluator(task, devices)
         self._num_skipped = 0
         key = jax.random.fold_in(jax.random.key(settings.seed), 1)
@@ -133,14 +153,20 @@ class _Trainer:
             # Only its report is missing, which shows examples of an evaluation.
             self._evaluator(state.params, state.stats)
         train_step = self._plan.create_step(self._task, self._settings)
+        performance = self._log.performance
         latest = None
-        with contextlib.closing(iter(self._task.train_batches(start_step))) as batches:
+        with (
+            contextlib.closing(iter(self._task.train_batches(start_step))) as batches,
+            contextlib.closing(self._profiler),
+        ):
             for step in range(start_step + 1, self._plan.num_steps + 1):
-                batch = next(batches)
+                batch = performance.wait_for(batches)
                 if step == 1:
                     self._draw_examples(batch)
                 batch = self._devices.share_batch(batch)
-                state, scalars = train_step(state, batch, self._key)
+                self._profiler.before(step)
+                state, scalars = performance.run(train_step, state, batch, self._key)
+                self._profiler.after(step, scalars)
                 # The numbers of the step before are fetched while this one runs.
                 if latest:
                     self._record(*latest)
@@ -150,8 +176,9 @@ class _Trainer:
                     self._record(*latest)
                     latest = None
                     results = self._save(step, state, is_stopping)
+        example = self._evaluator.predict(state.params, state.stats)
         self._log.report(
-            lambda path: self._task.draw(*self._evaluator.example, path),
+            lambda path: self._task.draw(*example, path),
             results,
             self._evaluator.table,
         )
@@ -173,6 +200,7 @@ class _Trainer:
             epoch = step / self._task.steps_per_epoch
             self._log.write_evaluation(step, epoch, results)
         self._checkpoints.save(step, state, results)
+        self._log.performance.restart()
         if is_stopping or self._stop.is_received:
             raise StoppedError(
                 f"Stopped as asked, with a checkpoint of step {step} of "
@@ -181,12 +209,14 @@ class _Trainer:
         return results
 
     def _record(self, step: int, scalars: Mapping[str, jax.Array]) -> None:
-        """Logs an update.
+        """Logs a step.
 
         Raises:
-            TrainingError: If too many in a row have been left out.
+            ConfigError: If too many records are unreadable.
+            TrainingError: If too many updates in a row have been skipped.
         """
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        self._task.check_unreadable(int(values.pop("num_unreadable")))
         if not values.pop("skipped"):
             self._num_skipped = 0
             self._log.write_step(step, values)
@@ -206,6 +236,10 @@ class _Trainer:
     def _draw_examples(self, batch: Batch) -> None:
         """Draws some examples as training sees them, of this process alone."""
         if jax.process_index() == 0:
-            some = {name: np.asarray(x[:_NUM_EXAMPLES]) for name, x in batch.items()}
+            some = {
+                name: np.asarray(x[:_NUM_EXAMPLES])
+                for name, x in batch.items()
+                if name != "num_unreadable"
+            }
             some = jax.jit(self._task.augment)(some, jax.random.key(0))
             self._log.draw("augmented", lambda path: self._task.draw_inputs(some, path))

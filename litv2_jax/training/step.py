@@ -97,8 +97,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
 
-    Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate` and
-    `skipped`: an update whose loss or gradient is not finite is not made.
+    Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate`,
+    `num_unreadable` of the batch, the largest of all processes, and `skipped`: an
+    update whose loss or gradient is not finite is not made.
 
     Args:
         graphdef: Static half of the model, from `nnx.split(model, Param, BatchStat)`.
@@ -134,6 +135,7 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, key: jax.Array):
         # Folding in the step lets a resumed run draw what it would have drawn.
         augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch, num_unreadable = _split_count(batch)
         batch = task.augment(batch, augment_key)
         take = differentiate if accumulation_steps == 1 else accumulate
         grads, stats, scalars = take(state.params, state.stats, batch, model_key)
@@ -143,6 +145,7 @@ def make_train_step(
             **scalars,
             "grad_norm": norm,
             "learning_rate": schedule(state.step),
+            "num_unreadable": num_unreadable,
             "skipped": ~is_finite,
         }
         return state.apply(grads, stats, optimizer, is_finite), scalars
@@ -158,14 +161,38 @@ def _split_rows(x: jax.Array, count: int) -> jax.Array:
     return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
 
-def make_eval_step(
-    graphdef: nnx.GraphDef, task: Task, out_sharding: jax.sharding.Sharding
-) -> Callable[[dict[str, Any], dict[str, Any], Batch], Batch]:
-    """Returns `evaluate(params, stats, batch)`, compiled; all hosts get all outputs."""
+def _split_count(batch: Batch) -> tuple[Batch, jax.Array]:
+    """Returns the arrays of the task, and the largest `num_unreadable` of any process.
 
-    def evaluate(params: dict[str, Any], stats: dict[str, Any], batch: Batch) -> Batch:
-        return task.evaluate(nnx.merge(graphdef, params, stats), batch)
+    As a result of the compiled step, the count is the same for every process at the
+    same step.
+    """
+    arrays = dict(batch)
+    counts = arrays.pop("num_unreadable", jnp.zeros(1, jnp.int32))
+    return arrays, counts.max()
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef,
+    compute: Callable[[nnx.Module, Batch], Batch],
+    out_sharding: jax.sharding.Sharding,
+) -> Callable[[dict[str, Any], dict[str, Any], Batch], Batch]:
+    """Returns `step(params, stats, batch)`, compiled; every host gets all outputs.
+
+    They are those of the function, and `num_unreadable` of the batch, the largest of
+    all processes.
+
+    Args:
+        graphdef: Static half of the model, in inference.
+        compute: The task's `evaluate` or `predict`.
+        out_sharding: Of all outputs.
+    """
+
+    def step(params: dict[str, Any], stats: dict[str, Any], batch: Batch) -> Batch:
+        batch, num_unreadable = _split_count(batch)
+        outputs = compute(nnx.merge(graphdef, params, stats), batch)
+        return {**outputs, "num_unreadable": num_unreadable}
 
     return jax.jit(
-        evaluate, out_shardings=out_sharding, compiler_options=compiler_options()
+        step, out_shardings=out_sharding, compiler_options=compiler_options()
     )

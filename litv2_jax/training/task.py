@@ -33,6 +33,8 @@ class Task(Protocol):
     Attributes:
         steps_per_epoch: Training batches in an epoch.
         num_eval_batches: Batches of `eval_batches`.
+        num_eval_programs: Different shapes of these batches: a program is compiled for
+            each.
         best: Name of the result that tells a better checkpoint, larger being better.
         description: What a checkpoint has to say of its model, for those who load it;
             JSON.
@@ -40,6 +42,7 @@ class Task(Protocol):
 
     steps_per_epoch: int
     num_eval_batches: int
+    num_eval_programs: int
     best: str
     description: dict[str, Any]
 
@@ -52,11 +55,18 @@ class Task(Protocol):
         ...
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
-        """Returns this process's part of endless batches, from the given one on."""
+        """Returns this process's shard of endless batches, from the given one on.
+
+        Beside the task's own arrays, a batch may have `num_unreadable` int32 [B], for
+        each row how many records its process has found unreadable so far.
+        """
         ...
 
     def eval_batches(self) -> grain.IterDataset:
-        """Returns this process's part of finite batches, filled up, with `valid`."""
+        """Returns this process's shard of finite batches, padded, with `valid`.
+
+        They may have `num_unreadable`, like those of `train_batches`.
+        """
         ...
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
@@ -70,7 +80,19 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nnx.Module, batch: Batch) -> Batch:
-        """Returns arrays for `metric` and `draw`, small ones, which all hosts get."""
+        """Returns what `metric` adds up, and no more: every host gets all of it."""
+        ...
+
+    def predict(self, model: nnx.Module, batch: Batch) -> Batch:
+        """Returns what `draw` needs of a batch; computed for one batch of a run."""
+        ...
+
+    def check_unreadable(self, count: int) -> None:
+        """Raises ConfigError if a process found too many unreadable records.
+
+        Every process calls it at the same step with the same count, the largest of all
+        processes, so that all of them raise or none.
+        """
         ...
 
     def metric(self) -> Metric:
@@ -82,5 +104,5 @@ class Task(Protocol):
         ...
 
     def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
-        """Draws some examples of a batch and what the model made of them."""
+        """Draws some examples of a batch and the outputs of `predict` for them."""
         ...

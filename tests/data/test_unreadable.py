@@ -159,6 +159,32 @@ def test_too_many_unreadable_records_stop_the_run(workers):
     assert len(train(18, limit=6)["number"]) == 18
 
 
+def test_several_processes_stop_the_run_at_the_same_step():
+    """None raises while it loads; the largest count of all decides, for each."""
+    lists = [UnreadableRecords(4, is_shared=True) for _ in range(2)]
+    counts = []
+    for part, unreadable in enumerate(lists):
+        shared = options(0, (part, 2), 0) | {"unreadable": unreadable}
+        batches = iter(
+            pipeline.train_batches(Damaged(), Draw(), seed=0, start_step=0, **shared)
+        )
+        shards = [next(batches) for _ in range(20)]
+        batches.close()
+        assert all(batch["num_unreadable"].shape == (4,) for batch in shards)
+        counts.append([batch["num_unreadable"].max() for batch in shards])
+    largest = np.max(counts, axis=0)
+    step = int(np.argmax(largest > 4))
+    assert 0 < step < 19
+    for unreadable in lists:
+        unreadable.check(largest[step - 1])
+        with pytest.raises(
+            ConfigError, match=f"{largest[step]} records are unreadable"
+        ):
+            unreadable.check(largest[step])
+    with pytest.raises(ConfigError, match="the output of another process names them"):
+        UnreadableRecords(1, is_shared=True).check(2)
+
+
 def test_without_a_limit_the_first_unreadable_record_stops_the_run():
     arguments = options(0, (0, 1), 0)
     del arguments["unreadable"]

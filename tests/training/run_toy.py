@@ -1,8 +1,6 @@
-"""Trains the toy, to be killed by tests: python -m tests.training.run_toy WORKDIR
+"""Trains the toy, to be disturbed by tests: python -m tests.training.run_toy WORKDIR"""
 
-A second argument is the size in bytes at which files end, as on a disk that is full.
-"""
-
+import argparse
 import os
 import resource
 import signal
@@ -12,8 +10,12 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from litv2_jax.training.loop import fit
-from tests.training.toy import Toy, toy_run
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint import CheckpointError
+from litv2_jax.training.devices import connect
+from litv2_jax.training.failures import failing_together, watch_failures
+from litv2_jax.training.loop import StoppedError, fit
+from tests.training.toy import ShiftAndLabel, Toy, toy_run
 
 NUM_STEPS = 40
 
@@ -21,11 +23,38 @@ NUM_STEPS = 40
 HIDDEN = 50_000
 
 
-class SlowToy(Toy):
+class SlowlyLoaded(ShiftAndLabel):
+    """Keeps the step waiting for its data."""
+
+    def random_map(self, element, rng):
+        time.sleep(0.01)
+        return super().random_map(element, rng)
+
+
+class DisturbedToy(Toy):
+    """Takes 20 ms for each step, and may fail to load one."""
+
+    def __init__(self, options: argparse.Namespace):
+        slow = SlowlyLoaded() if options.slow == "data" else ShiftAndLabel()
+        super().__init__(
+            hidden=HIDDEN,
+            num_workers=options.workers,
+            processes=(options.process, options.processes),
+            train_transform=slow,
+        )
+        self._options = options
+
     def train_batches(self, start_step):
-        for batch in iter(super().train_batches(start_step)):
-            time.sleep(0.02)
-            yield batch
+        batches = iter(super().train_batches(start_step))
+        try:
+            for step, batch in enumerate(batches, start_step + 1):
+                if self._options.fail == "loading" and step == 8:
+                    raise ConfigError("The disk with the data is gone.")
+                if self._options.slow == "step":
+                    time.sleep(0.02)
+                yield batch
+        finally:
+            batches.close()
 
 
 def run_of_toy():
@@ -39,7 +68,34 @@ def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--slow", choices=("step", "data"), default="step")
+    parser.add_argument("--largest-file", type=int, help="bytes, as on a full disk")
+    parser.add_argument("--coordinator", default="")
+    parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--fail", choices=("loading",))
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    if options.largest_file:
+        limit_files(options.largest_file)
+    connect(options.coordinator, options.processes, options.process)
+    watch_failures()
+    try:
+        with failing_together(StoppedError):
+            fit(DisturbedToy(options), run_of_toy(), options.workdir)
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(143)
+    except (ConfigError, CheckpointError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
 if __name__ == "__main__":
-    if sys.argv[2:]:
-        limit_files(int(sys.argv[2]))
-    fit(SlowToy(hidden=HIDDEN), run_of_toy(), Path(sys.argv[1]))
+    main()

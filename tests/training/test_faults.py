@@ -1,7 +1,9 @@
 """Runs that are killed at any moment end as if nothing had happened."""
 
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +23,14 @@ ROOT = Path(__file__).parents[2]
 def start(workdir: Path, *arguments: str) -> subprocess.Popen:
     program = [sys.executable, "-m", "tests.training.run_toy"]
     command = [*program, str(workdir), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A process group of its own, as a terminal or a scheduler gives it.
+        start_new_session=True,
+    )
 
 
 def wait_until(condition, process: subprocess.Popen) -> None:
@@ -87,6 +96,7 @@ def test_a_run_that_is_asked_to_stop_saves_within_seconds(tmp_path, undisturbed)
     message = process.communicate()[1]
     assert time.monotonic() - asked < 10
     step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert process.returncode == 143
     assert (
         f"Stopped as asked, with a checkpoint of step {step} of {NUM_STEPS}." in message
     )
@@ -102,7 +112,7 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
     process.communicate()
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
-    process = start(tmp_path, "200000")
+    process = start(tmp_path, "--largest-file=200000")
     message = process.communicate()[1].strip().splitlines()[-1]
 
     assert process.returncode == 1
@@ -112,3 +122,81 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
     assert {name for name in before if name.isdigit()} <= after
     assert start(tmp_path).wait() == 0
     assert_same_end(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("slow", "number"),
+    [
+        ("data", signal.SIGINT),
+        ("step", signal.SIGTERM),
+        pytest.param("data", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("step", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_the_process_group_saves(tmp_path, undisturbed, slow, number):
+    """Ctrl-C in a terminal and most schedulers signal the workers as well."""
+    process = start(tmp_path, "--workers=2", f"--slow={slow}")
+    wait_until(lambda: last_step(tmp_path) >= 4, process)
+
+    os.killpg(process.pid, number)
+    message = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 143, message
+    assert "Stopped as asked, with a checkpoint of step" in message
+    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert step >= last_step(tmp_path) >= 4
+    if slow == "step" and number == signal.SIGINT:
+        assert start(tmp_path).wait() == 0
+        assert_same_end(tmp_path, undisturbed)
+
+
+class TwoProcesses:
+    """Two processes of one run over loopback."""
+
+    def __init__(self, workdir: Path, *arguments: list[str]):
+        """Starts them, each with arguments of its own."""
+        with socket.socket() as server:
+            server.bind(("localhost", 0))
+            coordinator = f"--coordinator=localhost:{server.getsockname()[1]}"
+        self.processes = [
+            start(workdir, coordinator, "--processes=2", f"--process={i}", *options)
+            for i, options in enumerate(arguments)
+        ]
+
+    def end(self) -> list[str]:
+        """Returns what they wrote; they have to fail within a minute."""
+        began = time.monotonic()
+        messages = [process.communicate(timeout=60)[1] for process in self.processes]
+        assert time.monotonic() - began < 60
+        assert all(process.returncode not in (0, None) for process in self.processes)
+        return messages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_cannot_load_ends_all_and_says_why(tmp_path, failing):
+    arguments = [[], []]
+    arguments[failing] = ["--fail=loading"]
+    run = TwoProcesses(tmp_path, *arguments)
+    wait_until(lambda: last_step(tmp_path) >= 1, run.processes[0])
+    for message in run.end():
+        reason = f"process {failing} of 2 failed: The disk with the data is gone."
+        assert reason in message
+
+
+@pytest.mark.slow
+def test_a_process_that_cannot_save_ends_all_and_says_why(tmp_path):
+    run = TwoProcesses(tmp_path, ["--largest-file=200000"], [])
+    wait_until(lambda: last_step(tmp_path) >= 1, run.processes[0])
+    for message in run.end():
+        assert "process 0 of 2 failed: A checkpoint could not be written" in message
+        assert "File too large" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_ends_all(tmp_path, killed):
+    run = TwoProcesses(tmp_path, [], [])
+    wait_until(lambda: last_step(tmp_path) >= 5, run.processes[0])
+    run.processes[killed].kill()
+    run.end()

@@ -54,18 +54,30 @@ class Toy:
 
     best = "top1"
 
-    def __init__(self, *, batch_size=16, hidden=8, train_size=70, eval_size=40):
+    def __init__(
+        self,
+        *,
+        batch_size=16,
+        hidden=8,
+        train_size=70,
+        eval_size=40,
+        num_workers=0,
+        processes=(0, 1),
+        train_transform=None,
+    ):
         self.description = {"model": {"name": "toy", "hidden": hidden}}
         self.steps_per_epoch = train_size // batch_size
+        self.num_eval_programs = 1
         self.num_eval_batches = -(-eval_size // batch_size)
         self._hidden = hidden
         self._sizes = train_size, eval_size
         self._share = {
             "batch_size": batch_size,
-            "num_workers": 0,
-            "process_index": 0,
-            "process_count": 1,
+            "num_workers": num_workers,
+            "process_index": processes[0],
+            "process_count": processes[1],
         }
+        self._train_transform = train_transform or ShiftAndLabel()
 
     def facts(self):
         return {"data": "pairs"}
@@ -76,7 +88,7 @@ class Toy:
     def train_batches(self, start_step):
         return pipeline.train_batches(
             Pairs(self._sizes[0]),
-            ShiftAndLabel(),
+            self._train_transform,
             seed=0,
             start_step=start_step,
             **self._share,
@@ -102,6 +114,12 @@ class Toy:
         outputs = {"top1": hits, "top5": jnp.ones_like(hits), "loss": losses}
         return {**outputs, "valid": batch["valid"]}
 
+    def predict(self, model, batch):
+        return {"choice": model(batch["x"]).argmax(-1)}
+
+    def check_unreadable(self, count):
+        assert count == 0
+
     def metric(self):
         return Accuracy()
 
@@ -109,7 +127,7 @@ class Toy:
         draw_points(batch["x"], batch["label"], path)
 
     def draw(self, batch, outputs, path):
-        draw_points(batch["x"], outputs["top1"], path)
+        draw_points(batch["x"], outputs["choice"], path)
 
 
 def draw_points(points, colors, path):

@@ -1,0 +1,101 @@
+"""Ends every process of a run when one of them fails, with its reason.
+
+A process that fails alone leaves the others waiting for it, in a sum over devices or in
+a barrier, for minutes on GPUs that are paid for, and none of them can say why.
+"""
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+# JAX's key-value store has no public name; Orbax relies on it as well.
+from jax._src import distributed
+
+_KEY = "litv2_jax/failure"
+_FOREVER_MS = 10**9  # Eleven days: then it is asked again.
+
+# What the coordinator, which process 0 runs, needs to tell the others.
+_SECONDS_TO_TELL = 2.0
+
+
+class _Status:
+    """How far this process is.
+
+    Attributes:
+        is_failing: Whether it has failed itself.
+        is_finished: Whether it has done its work, so that others may leave.
+    """
+
+    is_failing = False
+    is_finished = False
+
+
+def watch_failures() -> None:
+    """Ends this process with status 1 as soon as another one of the run fails."""
+    client = distributed.global_state.client
+    if client is None:
+        return
+    # Before JAX leaves the run: exit handlers are called last in, first out.
+    atexit.register(setattr, _Status, "is_finished", True)
+
+    def watch() -> None:
+        reason = ""
+        while not reason:
+            try:
+                reason = client.blocking_key_value_get(_KEY, _FOREVER_MS)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" in str(error):
+                    continue
+                if _Status.is_finished:
+                    return
+                reason = "process 0, which coordinates the run, is gone"
+        if not _Status.is_failing:
+            _leave(f"{reason}. Process {jax.process_index()} ends with it.")
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def failing_together(*harmless: type[BaseException]) -> Iterator[None]:
+    """A context in which an exception ends all processes of the run, with status 1.
+
+    Where there is one process only, exceptions go on as they are.
+
+    Args:
+        *harmless: Exceptions that every process raises at the same step.
+    """
+    try:
+        yield
+    except harmless:
+        raise
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        _Status.is_failing = True
+        name = f"process {jax.process_index()} of {jax.process_count()}"
+        if not isinstance(error, ValueError | RuntimeError | OSError):
+            traceback.print_exc()
+        reason = f"{name} failed: {str(error) or type(error).__name__}"
+        client: Any = distributed.global_state.client
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            # Another one may have failed before; its reason stands.
+            client.key_value_set(_KEY, reason)
+        if jax.process_index() == 0:
+            time.sleep(_SECONDS_TO_TELL)
+        _leave(reason)
+
+
+def _leave(reason: str) -> None:
+    """Ends this process at once: exit handlers would wait for the others."""
+    print(f"{Path(sys.argv[0]).name}: {reason}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(1)
