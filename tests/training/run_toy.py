@@ -24,10 +24,14 @@ HIDDEN = 50_000
 
 
 class SlowlyLoaded(ShiftAndLabel):
-    """Keeps the step waiting for its data."""
+    """Keeps the run waiting for its data, once each worker has loaded some."""
+
+    def __init__(self):
+        self._num_loaded = 0
 
     def random_map(self, element, rng):
-        time.sleep(0.01)
+        self._num_loaded += 1
+        time.sleep(1.0 if self._num_loaded > 48 else 0.0)
         return super().random_map(element, rng)
 
 
