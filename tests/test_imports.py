@@ -10,6 +10,7 @@ PACKAGE = ROOT / "litv2_jax"
 # What each layer may import of the package, beside itself.
 ALLOWED = {
     "settings": set(),
+    "paths": set(),
     "pictures": set(),
     "compiler": {"settings"},
     "ops": set(),
@@ -17,7 +18,7 @@ ALLOWED = {
     "metrics": set(),
     "models": {"ops"},
     "data": {"settings"},
-    "convert": {"models"},
+    "convert": {"models", "paths"},
     "training": {"compiler", "settings"},
     "tasks": {
         "models",
@@ -29,7 +30,7 @@ ALLOWED = {
         "settings",
         "training",
     },
-    "pretrained": {"models", "convert", "training"},
+    "pretrained": {"models", "convert", "paths", "training"},
     "prepare": {"data", "settings"},
     "predict": {
         "models",

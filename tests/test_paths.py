@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import pytest
+
+from litv2_jax.paths import expand_path
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~/runs/a", "/home/me/runs/a"),
+        ("~", "/home/me"),
+        ("runs/~/a", "/work/here/runs/~/a"),
+        ("a.pth", "/work/here/a.pth"),
+        ("/data/a.pth", "/data/a.pth"),
+        ("~nobody.of.this.name/a", "/work/here/~nobody.of.this.name/a"),
+    ],
+)
+def test_paths_become_absolute(monkeypatch, text, expected, kind):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr("os.getcwd", lambda: "/work/here")
+    assert expand_path(kind(text)) == Path(expected)
