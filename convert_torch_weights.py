@@ -10,8 +10,7 @@ PyTorch is not needed, and nothing in the file is run.
 import argparse
 import math
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,12 @@ from flax import nnx
 import litv2_jax
 from litv2_jax import models, pretrained
 from litv2_jax.convert import identify
-from litv2_jax.convert.apply import Entry, torch_entries
-from litv2_jax.convert.torch_file import read_torch_config, write_torch_checkpoint
+from litv2_jax.convert.apply import Entry, match_weights, torch_entries
+from litv2_jax.convert.errors import list_names
+from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
 from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.semantic_fpn import SemanticFpn
+from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import save_weights
 from litv2_jax.training.step import split_state
@@ -67,8 +68,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", type=Path, help=".pth, .pt or .safetensors file")
-    add("output", type=Path, help="folder to create")
+    add("source", type=expand_path, help=".pth, .pt or .safetensors file")
+    add("output", type=expand_path, help="folder to create")
+    add("--entry", help="which weights of the file to take, such as model_ema")
     add("--model", choices=list(models.MODELS), help="found by itself if left out")
     add("--num-classes", type=int, help="start with a new head for so many classes")
     sizes = parser.add_argument_group("sizes that are not those of the variant")
@@ -88,11 +90,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _from_torch(options: argparse.Namespace) -> None:
     if options.output.exists() and any(options.output.iterdir()):
         raise ConfigError(f"{options.output} is not empty: name a folder to create.")
-    arrays = litv2_jax.read_torch_checkpoint(options.source)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    description = _describe(options, shapes)
-    model, arrays, notes = _create_model(description["model"], arrays)
-    report = litv2_jax.load_torch_weights(model, arrays)
+    source = read_checkpoint(options.source, options.entry)
+    shapes = {name: array.shape for name, array in source.arrays.items()}
+    description = _describe(options, shapes, source.config)
+    try:
+        model, arrays, notes = _create_model(description["model"], source.arrays)
+        report = litv2_jax.load_torch_weights(model, arrays)
+    except ValueError as error:
+        raise ValueError(f"{options.source}: {error}") from None
+    notes = source.notes + notes
     if report.missing:
         notes.append(
             f"Only the backbone is the file's. New, and to be trained: "
@@ -110,19 +116,29 @@ def _from_torch(options: argparse.Namespace) -> None:
 def _create_model(
     sizes: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> tuple[nnx.Module, dict[str, np.ndarray], list[str]]:
-    """Returns a model to fill, the arrays to fill it with, and what there is to say."""
+    """Returns a model to fill, the arrays to fill it with, and what there is to say.
+
+    A model whose shapes are the file's is abstract. Arrays are made for another only
+    once those of the file are found to fit: what a file says of its sizes can be wrong.
+    """
     kind = models.MODELS[sizes["name"]][0]
     shapes = {name: array.shape for name, array in arrays.items()}
+    num_classes = identify.num_classes_of(shapes)
+    model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
     if kind is not identify.kind_of(shapes):
         # The backbone alone is taken: the rest of the model has to be there.
+        match_weights(model, arrays)
         return models.create_model(rngs=nnx.Rngs(0), **sizes), arrays, []
-    num_classes = identify.num_classes_of(shapes)
     if sizes["num_classes"] == num_classes:
-        model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
         return model, arrays, []
+    prefix = f"{identify.HEADS[kind]}."
+    arrays = {n: x for n, x in arrays.items() if not n.startswith(prefix)}
+    match = match_weights(model, arrays, strict=False)
+    if match.unexpected or not all(n.startswith(prefix) for n in match.missing):
+        match_weights(model, arrays)  # Raises the error about them.
     model = models.create_model(rngs=nnx.Rngs(0), **sizes)
     new = litv2_jax.to_torch_state_dict(model)
-    head = {n: x for n, x in new.items() if n.startswith(f"{identify.HEADS[kind]}.")}
+    head = {n: x for n, x in new.items() if n.startswith(prefix)}
     note = (
         f"The head is new: for {sizes['num_classes']} classes instead of the file's "
         f"{num_classes}. It has to be trained."
@@ -130,31 +146,44 @@ def _create_model(
     return model, arrays | head, [note]
 
 
-def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str, Any]:
+def _describe(
+    options: argparse.Namespace, shapes: identify.Shapes, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns what the checkpoint is to say of its model."""
     names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
-    config = read_torch_config(options.source)
-    sizes = {**identify.read_sizes(config), **given}
+    found = identify.read_architecture(shapes)
+    kind = identify.kind_of(shapes)
+    if found is None or (kind is None and not options.model):
+        raise ConfigError(
+            f"{options.source} is no model of LITv2's: its arrays are called "
+            f"{list_names(list(shapes), 3)}."
+        )
+    try:
+        sizes = {**identify.read_sizes(config, found), **given}
+    except ValueError as error:
+        raise ConfigError(
+            f"{options.source} is damaged or altered: {error}. To convert it all the "
+            "same, save its state dict alone."
+        ) from None
     name = options.model or identify.recognise_variant(shapes)
     are_heads_known = bool(name) or "num_heads" in sizes
     if name is None:
-        found = _read_architecture(options.source, shapes)
-        name = _FIRST_NAMES[identify.kind_of(shapes)]
+        name = _FIRST_NAMES[kind]
         if are_heads_known:
             sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
         else:
             sizes = identify.sizes_with_shapes(found)
             if sizes is None or given:
                 raise ConfigError(f"{options.source} is {found}. {_HEADS_UNKNOWN}")
-    image_size = config.get("DATA", {}).get("IMG_SIZE", 224)
+    image_size = identify.read_image_size(config) or 224
     if name == "litv2_b" and image_size == 384 and not options.model:
         name = "litv2_b_384"
     if name == "litv2_b_384":
         image_size = 384
-    kind, _, published_classes = models.MODELS[name]
-    is_same_kind = kind is identify.kind_of(shapes)
-    if kind is SemanticFpn and is_same_kind:
+    wanted_kind, _, published_classes = models.MODELS[name]
+    is_same_kind = wanted_kind is kind
+    if wanted_kind is SemanticFpn and is_same_kind:
         sizes |= identify.read_dense_sizes(shapes)
     num_classes = options.num_classes or (
         identify.num_classes_of(shapes) if is_same_kind else published_classes
@@ -162,19 +191,9 @@ def _describe(options: argparse.Namespace, shapes: identify.Shapes) -> dict[str,
     return {
         "model": {"name": name, "num_classes": num_classes, **sizes},
         "are_heads_known": are_heads_known,
-        "input": _INPUTS[kind](image_size),
-        "class_names": _CLASS_NAMES.get((kind, num_classes), []),
+        "input": _INPUTS[wanted_kind](image_size),
+        "class_names": _CLASS_NAMES.get((wanted_kind, num_classes), []),
     }
-
-
-def _read_architecture(source: Path, shapes: identify.Shapes) -> identify.Architecture:
-    found = identify.read_architecture(shapes)
-    if found is None or identify.kind_of(shapes) is None:
-        raise ConfigError(
-            f"{source} is no model of LITv2's: its arrays are called "
-            f"{', '.join(list(shapes)[:3])} and so on."
-        )
-    return found
 
 
 def _to_torch(options: argparse.Namespace) -> None:

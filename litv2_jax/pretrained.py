@@ -9,12 +9,19 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.convert.apply import load_torch_weights
+from litv2_jax.paths import expand_path
+from litv2_jax.settings import ConfigError
 from litv2_jax.training import checkpoint
 from litv2_jax.training.step import split_state
 
 
 def create_model(
-    name: str, *, rngs: nnx.Rngs, weights: str | PathLike | None = None, **options: Any
+    name: str,
+    *,
+    rngs: nnx.Rngs,
+    weights: str | PathLike | None = None,
+    entry: str | None = None,
+    **options: Any,
 ) -> nnx.Module:
     """Creates a model, ready for inference, with new weights or with those of a file.
 
@@ -24,13 +31,15 @@ def create_model(
         weights: A checkpoint of this project, the workdir of a run, whose best
             checkpoint is taken, or a PyTorch file; of a classifier's file, a
             segmentation model takes the backbone and says so.
+        entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
+            those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: num_classes, embed_dim,
             depths, num_heads, window_sizes, alpha, drop_path_rate and dtype; for
             Semantic FPN also fpn_dim, head_dim and dropout_rate.
 
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are
-            those of another model.
+            those of another model or cannot be read.
     """
     if weights is None:
         return models.create_model(name, rngs=rngs, **options)
@@ -38,7 +47,7 @@ def create_model(
     model = nnx.eval_shape(
         lambda: models.create_model(name, rngs=nnx.Rngs(0), **options)
     )
-    load_weights(model, weights)
+    load_weights(model, weights, entry)
     state = nnx.state(model)
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(state)):
         # Only the backbone was in the file: the rest is new.
@@ -51,20 +60,27 @@ def _prefer_loaded(loaded: jax.Array | jax.ShapeDtypeStruct, new: jax.Array):
     return new if isinstance(loaded, jax.ShapeDtypeStruct) else loaded
 
 
-def load_weights(model: nnx.Module, path: str | PathLike) -> None:
+def load_weights(
+    model: nnx.Module, path: str | PathLike, entry: str | None = None
+) -> None:
     """Fills a model, in place, from a checkpoint, a run or a PyTorch file.
 
     Args:
         model: From `create_model`.
         path: As `weights` there.
+        entry: As there.
 
     Raises:
-        ValueError: If the weights are those of another model.
+        ValueError: If the weights are those of another model, or cannot be read.
     """
-    path = Path(path)
+    path = expand_path(Path(path))
     if path.is_file():
-        load_torch_weights(model, path)
+        load_torch_weights(model, path, entry=entry)
         return
+    if entry is not None:
+        raise ConfigError(
+            f"entry={entry!r} names weights in a PyTorch file, but {path} is none."
+        )
     params, stats = checkpoint.load_weights(path, *split_state(model))
     nnx.update(model, params, stats)
 
@@ -78,4 +94,6 @@ def describe(path: str | PathLike) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no checkpoint.
     """
-    return checkpoint.read_description(checkpoint.find_checkpoint(Path(path)))
+    return checkpoint.read_description(
+        checkpoint.find_checkpoint(expand_path(Path(path)))
+    )

@@ -30,7 +30,7 @@ ALLOWED = {
         "settings",
         "training",
     },
-    "pretrained": {"models", "convert", "paths", "training"},
+    "pretrained": {"models", "convert", "paths", "settings", "training"},
     "prepare": {"data", "settings"},
     "predict": {
         "models",

@@ -11,9 +11,13 @@ import numpy as np
 from flax import nnx
 
 from litv2_jax.convert import identify
+from litv2_jax.convert.errors import printable
 from litv2_jax.convert.rules import AXES_FROM_TORCH, TORCH_NAMES
 from litv2_jax.convert.torch_file import read_torch_checkpoint
 from litv2_jax.models.classifier import Classifier
+
+_COUNT = "num_batches_tracked"
+_MAX_LINES = 1000  # Of a message about arrays; the largest model has fewer.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +63,13 @@ def load_torch_weights(
     model: nnx.Module,
     path_or_state_dict: str | PathLike | Mapping[str, np.ndarray],
     strict: bool = True,
+    entry: str | None = None,
 ) -> LoadReport:
     """Fills a module with PyTorch weights, in place; on an error it stays as it was.
 
     A segmentation model takes the backbone of a classifier's weights, as training from
-    ImageNet does: a warning says what of the model is left as it was.
+    ImageNet does: a warning says what of the model is left as it was. BatchNorm's
+    counts of batches, on which nothing depends, may be absent: they become 0.
 
     Args:
         model: A model of this package or any part of one, such as a HiLo.
@@ -71,6 +77,7 @@ def load_torch_weights(
             and in the layouts of the original code.
         strict: Whether missing and unexpected names are an error; otherwise they are
             logged as a warning and returned.
+        entry: Which weights of a file to take, as in `read_torch_checkpoint`.
 
     Raises:
         FileNotFoundError, TorchFileError: If the file cannot be read.
@@ -80,42 +87,75 @@ def load_torch_weights(
     if isinstance(path_or_state_dict, Mapping):
         arrays = {name: np.asarray(x) for name, x in path_or_state_dict.items()}
     else:
-        arrays = read_torch_checkpoint(path_or_state_dict)
+        arrays = read_torch_checkpoint(path_or_state_dict, entry)
+    match = match_weights(model, arrays, strict)
+    for warning in match.warnings:
+        logging.warning("%s", warning)
+    for target, array in match.pairs:
+        array = array.transpose(AXES_FROM_TORCH[array.ndim])
+        target.variable.set_value(jnp.asarray(array, target.variable.dtype))
+    return LoadReport([e for e, _ in match.pairs], match.missing, match.unexpected)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Which arrays of a file go where in a model.
+
+    Attributes:
+        pairs: What to fill, and the array for it in PyTorch's layout.
+        missing: PyTorch names that the model has and the file has not.
+        unexpected: PyTorch names that the file has and the model has not.
+        warnings: What there is to say of it.
+    """
+
+    pairs: list[tuple[Entry, np.ndarray]]
+    missing: list[str]
+    unexpected: list[str]
+    warnings: list[str]
+
+
+def match_weights(
+    model: nnx.Module, arrays: dict[str, np.ndarray], strict: bool = True
+) -> Match:
+    """Finds out what `load_torch_weights` would do, of a model or its shapes alone.
+
+    Args:
+        model: As there; `nnx.eval_shape` of one is enough.
+        arrays: By PyTorch name.
+        strict: As there.
+
+    Raises:
+        ValueError: As there.
+    """
     all_entries = list(torch_entries(model))
     entries, arrays, unused = _match_backbone(all_entries, arrays)
+    arrays, warnings = _with_counts(entries, arrays)
     missing = [entry for entry in entries if entry.torch_name not in arrays]
-    loaded = [entry for entry in entries if entry.torch_name in arrays]
+    pairs = [(e, arrays[e.torch_name]) for e in entries if e.torch_name in arrays]
     unexpected = sorted(arrays.keys() - {entry.torch_name for entry in entries})
-    problems = [
-        problem
-        for entry in loaded
-        if (problem := _check(entry, arrays[entry.torch_name]))
-    ]
+    problems = [problem for pair in pairs if (problem := _check(*pair))]
     absences = [f"{e.torch_name} {e.torch_shape}: not in the file" for e in missing]
-    absences += [f"{n} {arrays[n].shape}: not in the model" for n in unexpected]
+    absences += [
+        f"{printable(n)} {arrays[n].shape}: not in the model" for n in unexpected
+    ]
     if problems or (strict and absences):
-        shapes = {name: array.shape for name, array in arrays.items()}
-        lines = [*problems, *absences]
         hint = identify.explain_difference(
-            shapes, {e.torch_name: e.torch_shape for e in entries}
+            {name: array.shape for name, array in arrays.items()},
+            {e.torch_name: e.torch_shape for e in entries},
         )
+        lines = [*problems, *absences]
         raise ValueError(
             f"These weights do not fit the model. {hint} {len(lines)} misfits:\n  "
-            + "\n  ".join(lines)
+            + _join_lines(lines)
         )
     if absences:
-        logging.warning("Not everything was loaded:\n  %s", "\n  ".join(absences))
+        warnings.append(f"Not everything was loaded:\n  {_join_lines(absences)}")
     matched = {entry.torch_name for entry in entries}
     rest = [e.torch_name for e in all_entries if e.torch_name not in matched]
     if rest:
-        logging.warning("%s", _explain_backbone_alone(rest))
-    for entry in loaded:
-        array = arrays[entry.torch_name].transpose(
-            AXES_FROM_TORCH[len(entry.torch_shape)]
-        )
-        entry.variable.set_value(jnp.asarray(array, entry.variable.dtype))
-    missing = [entry.torch_name for entry in missing]
-    return LoadReport(loaded, missing + rest, unexpected + unused)
+        warnings.append(_explain_backbone_alone(rest))
+    missing = [entry.torch_name for entry in missing] + rest
+    return Match(pairs, missing, unexpected + unused, warnings)
 
 
 def _match_backbone(
@@ -134,6 +174,26 @@ def _match_backbone(
     unused = sorted(n for n in arrays if n.split(".")[0] in ("norm", "head"))
     arrays = {f"backbone.{n}": x for n, x in arrays.items() if n not in unused}
     return [e for e in entries if identify.is_backbone(e.torch_name)], arrays, unused
+
+
+def _with_counts(
+    entries: list[Entry], arrays: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Adds counts of batches, all 0, to weights that have none, and says so.
+
+    Some codes leave them out, and so did PyTorch before 0.4.1.
+    """
+    wanted = {entry.torch_name for entry in entries}
+    counts = {name for name in wanted if name.endswith(_COUNT)}
+    if not counts or counts & arrays.keys() or not wanted & arrays.keys():
+        return arrays, []
+    zeros = {name: np.zeros((), np.int64) for name in sorted(counts)}
+    return {**arrays, **zeros}, [f"The weights have no {_COUNT}: these are set to 0."]
+
+
+def _join_lines(lines: list[str]) -> str:
+    rest = len(lines) - _MAX_LINES
+    return "\n  ".join(lines[:_MAX_LINES] + [f"and {rest} more"] * (rest > 0))
 
 
 def _explain_backbone_alone(rest: list[str]) -> str:
@@ -208,16 +268,15 @@ def _check(entry: Entry, array: np.ndarray) -> str:
             f"{entry.torch_name}: shape {array.shape} in the file, "
             f"{entry.torch_shape} in the model"
         )
-    if jnp.issubdtype(array.dtype, jnp.floating):
-        with np.errstate(over="ignore"):
-            kept = np.asarray(array, entry.variable.dtype)
-        num_bad = array.size - int(np.isfinite(kept.astype(np.float64)).sum())
-        if num_bad:
-            return (
-                f"{entry.torch_name}: {num_bad} of {array.size} values are not finite"
-            )
-    if jnp.issubdtype(array.dtype, jnp.floating) != jnp.issubdtype(
-        entry.variable.dtype, jnp.floating
-    ):
-        return f"{entry.torch_name}: {array.dtype} where {entry.variable.dtype} belongs"
+    kind = entry.variable.dtype
+    numbers = next(x for x in (jnp.floating, jnp.integer) if jnp.issubdtype(kind, x))
+    if not jnp.issubdtype(array.dtype, numbers):
+        return f"{entry.torch_name}: {array.dtype} where {kind} belongs"
+    with np.errstate(over="ignore"):
+        kept = np.asarray(array, kind)
+    if numbers is jnp.integer and (kept != array).any():
+        return f"{entry.torch_name}: values out of the range of {kind}"
+    num_bad = array.size - int(np.isfinite(kept.astype(np.float64)).sum())
+    if num_bad:
+        return f"{entry.torch_name}: {num_bad} of {array.size} values are not finite"
     return ""

@@ -3,9 +3,10 @@
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from litv2_jax.convert.errors import describe_value
 from litv2_jax.models import MODELS
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
 from litv2_jax.models.classifier import Classifier
@@ -16,7 +17,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 # PyTorch name of the layer that classifies.
 HEADS = {Classifier: "head", SemanticFpn: "decode_head.conv_seg"}
 
-_BACKBONE = "backbone."
+# What the names of a dense model's backbone begin with, and the first in there.
+BACKBONE = "backbone."
+FIRST_LAYER = "patch_embed.proj.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +56,9 @@ def architecture_of(config: BackboneConfig) -> Architecture:
 
 def kind_of(shapes: Shapes) -> type | None:
     """Returns the class of the model with these arrays; None if it is none of ours."""
-    if any(name.startswith(_BACKBONE) for name in shapes):
+    if any(name.startswith(BACKBONE) for name in shapes):
         return SemanticFpn if f"{HEADS[SemanticFpn]}.weight" in shapes else None
-    return Classifier if "patch_embed.proj.weight" in shapes else None
+    return Classifier if FIRST_LAYER in shapes else None
 
 
 def is_backbone(name: str) -> bool:
@@ -65,23 +68,24 @@ def is_backbone(name: str) -> bool:
         name: PyTorch name in the dense model, whose norms of the maps are its own.
     """
     is_norm = re.match(r"backbone\.norm\d", name)
-    return name.startswith(_BACKBONE) and not is_norm
+    return name.startswith(BACKBONE) and not is_norm
 
 
 def read_architecture(shapes: Shapes) -> Architecture | None:
     """Reads the architecture off a model's state dict; None if it is none of ours."""
-    shapes = {name.removeprefix(_BACKBONE): shape for name, shape in shapes.items()}
+    shapes = {name.removeprefix(BACKBONE): shape for name, shape in shapes.items()}
     blocks = {
         (int(match[1]), int(match[2]))
         for name in shapes
-        if (match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name))
+        if (match := re.match(r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.", name))
     }
-    if "patch_embed.proj.weight" not in shapes or not blocks:
+    embed_dim = _side(shapes, FIRST_LAYER)
+    if not embed_dim or not blocks:
         return None
     stages = range(NUM_STAGES)
     depths = tuple(sum(stage == i for stage, _ in blocks) for i in stages)
     low_dims = tuple(_low_dim(shapes, f"layers.{i}.blocks.0.attn.") for i in stages)
-    return Architecture(shapes["patch_embed.proj.weight"][0], depths, low_dims)
+    return Architecture(embed_dim, depths, low_dims)
 
 
 def sizes_with_shapes(found: Architecture) -> dict[str, Any] | None:
@@ -110,14 +114,20 @@ def sizes_with_shapes(found: Architecture) -> dict[str, Any] | None:
 
 def _low_dim(shapes: Shapes, attention: str) -> int:
     if f"{attention}l_q.weight" in shapes:
-        return shapes[f"{attention}l_q.weight"][0]
+        return _side(shapes, f"{attention}l_q.weight")
     return 0 if f"{attention}h_qkv.weight" in shapes else -1
 
 
 def num_classes_of(shapes: Shapes) -> int:
     """Returns the size of a model's logits, 0 where there is no head."""
     heads = (f"{head}.weight" for head in HEADS.values())
-    return next((shapes[head][0] for head in heads if head in shapes), 0)
+    return next((_side(shapes, head) for head in heads if head in shapes), 0)
+
+
+def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
+    """Returns a side of an array, 0 where a file has no such array."""
+    shape = shapes.get(name, ())
+    return shape[axis] if axis < len(shape) else 0
 
 
 def recognise_variant(shapes: Shapes) -> str | None:
@@ -141,7 +151,7 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
         file: Shapes of the file's arrays by PyTorch name.
         model: The same of the model.
     """
-    is_dense = any(name.startswith(_BACKBONE) for name in file)
+    is_dense = any(name.startswith(BACKBONE) for name in file)
     if is_dense and kind_of(file) is not kind_of(model):
         return (
             "The file is that of a segmentation or detection model (its names begin "
@@ -179,28 +189,79 @@ def read_dense_sizes(shapes: Shapes) -> dict[str, int]:
         shapes: Of a SemanticFpn.
     """
     return {
-        "fpn_dim": shapes["neck.lateral_convs.0.conv.weight"][0],
-        "head_dim": shapes["decode_head.conv_seg.weight"][1],
+        "fpn_dim": _side(shapes, "neck.lateral_convs.0.conv.weight"),
+        "head_dim": _side(shapes, "decode_head.conv_seg.weight", axis=1),
     }
 
 
-def read_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+def read_sizes(config: Mapping[str, Any], found: Architecture) -> dict[str, Any]:
     """Returns the sizes that the original's training configuration names.
 
     Args:
-        config: From `read_torch_config`; may be empty.
+        config: From `read_torch_config`; may be empty, and say anything.
+        found: What the arrays beside it show.
 
     Returns:
         Arguments of `create_model`; those that the configuration has.
+
+    Raises:
+        ValueError: If one is no such size, or is not that of the arrays.
     """
-    model = config.get("MODEL", {})
-    names = {
-        "embed_dim": "EMBED_DIM",
-        "depths": "DEPTHS",
-        "num_heads": "NUM_HEADS",
-        "window_sizes": "LOCAL_WS",
-        "alpha": "ALPHA",
-    }
-    lit = model.get("LIT", {})
-    sizes = {ours: lit[theirs] for ours, theirs in names.items() if theirs in lit}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+    lit = read_section(config, "MODEL", "LIT")
+    sizes: dict[str, Any] = {}
+    for ours, (theirs, is_valid) in _SIZES_IN_CONFIG.items():
+        if theirs not in lit:
+            continue
+        value = lit[theirs]
+        value = tuple(value) if type(value) in (list, tuple) else value
+        if not is_valid(value):
+            raise ValueError(
+                f"its settings say that {theirs} is {describe_value(value)}"
+            )
+        if value != getattr(found, ours, value):
+            raise ValueError(
+                f"its settings say that {theirs} is {describe_value(value)}, its "
+                f"arrays show {getattr(found, ours)}"
+            )
+        sizes[ours] = value
+    return sizes
+
+
+def read_image_size(config: Mapping[str, Any]) -> int | None:
+    """Returns the side of the images that a training configuration names, if any.
+
+    Args:
+        config: As for `read_sizes`.
+    """
+    size = read_section(config, "DATA").get("IMG_SIZE")
+    return size if _is_size(size) and size else None
+
+
+def read_section(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """Returns a section of a configuration, empty where there is none."""
+    section: Any = config
+    for name in names:
+        section = section.get(name) if isinstance(section, Mapping) else None
+    return section if isinstance(section, Mapping) else {}
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10_000
+
+
+def _are_sizes(value: Any) -> bool:
+    is_tuple = type(value) is tuple and len(value) == NUM_STAGES
+    return is_tuple and all(map(_is_size, value))
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+_SIZES_IN_CONFIG: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "embed_dim": ("EMBED_DIM", _is_size),
+    "depths": ("DEPTHS", _are_sizes),
+    "num_heads": ("NUM_HEADS", _are_sizes),
+    "window_sizes": ("LOCAL_WS", _are_sizes),
+    "alpha": ("ALPHA", _is_share),
+}

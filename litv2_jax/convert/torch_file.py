@@ -5,6 +5,8 @@ says which tensor lies where in them.
 """
 
 import contextlib
+import dataclasses
+import logging
 import pickle
 import pickletools
 import zipfile
@@ -14,46 +16,61 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from litv2_jax.convert.unpickle import (
-    STORAGE_TYPES,
-    Tensor,
-    TorchFileError,
-    UnsafeFileError,
-    unpickle,
-)
+from litv2_jax.convert.entries import choose, split
+from litv2_jax.convert.errors import TorchFileError, UnsafeFileError
+from litv2_jax.convert.pickled_objects import Inert
+from litv2_jax.convert.safetensors_file import SafetensorsFiles, is_safetensors
+from litv2_jax.convert.state_dicts import check_tensors, find_entries
+from litv2_jax.convert.torch_archive import TorchArchive
+from litv2_jax.convert.unpickle import check_pickles, unpickle
+from litv2_jax.convert.views import STORAGE_TYPES
+from litv2_jax.paths import expand_path
 
 
-def read_torch_checkpoint(path: str | PathLike) -> dict[str, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class TorchCheckpoint:
+    """What is of use in a file of PyTorch's.
+
+    Attributes:
+        arrays: By PyTorch name, in the types and layouts stored.
+        config: The settings saved beside them, if they are a dictionary.
+        notes: Sentences about a choice of weights that there was.
+    """
+
+    arrays: dict[str, np.ndarray]
+    config: dict[str, Any]
+    notes: list[str]
+
+
+def read_torch_checkpoint(
+    path: str | PathLike, entry: str | None = None
+) -> dict[str, np.ndarray]:
     """Reads the weights of a `.pth`, `.pt` or `.safetensors` file, running nothing.
 
-    Finds them as a plain state dict, under `model` or under `state_dict`, and takes off
-    the prefix `module.` that data-parallel training leaves on the names.
+    Finds them as a plain state dict, under `model`, `state_dict` or another name, and
+    takes off prefixes that all names share, such as `module.`. If there are several,
+    averages (`model_ema`) are taken last; what else there is gets logged as a warning.
 
     Args:
-        path: The file; its contents decide the format, not its name.
+        path: The file; its contents decide the format, not its name. Shards of a
+            safetensors file are read by their index, `*.safetensors.index.json`.
+        entry: Which weights to take, such as `model_ema`; None for the best guess.
 
     Returns:
-        Arrays by PyTorch name, in the types and layouts stored.
+        Arrays by PyTorch name, in the types and layouts stored. Names that share a
+        tensor share an array.
 
     Raises:
         FileNotFoundError: If there is no such file.
         UnsafeFileError: If loading the file with PyTorch could run code.
         TorchFileError: If the file is damaged or of another kind, or holds no weights.
     """
-    path = Path(path)
-    with _explain_errors(path):
-        if _is_safetensors(path):
-            arrays = safetensors.numpy.load_file(path)
-        else:
-            with zipfile.ZipFile(path) as archive:
-                tensors = _find_state_dict(_load(archive))
-                arrays = {name: _read(archive, x) for name, x in tensors.items()}
-    if arrays and all(name.startswith("module.") for name in arrays):
-        arrays = {name.removeprefix("module."): x for name, x in arrays.items()}
-    return arrays
+    checkpoint = read_checkpoint(path, entry)
+    for note in checkpoint.notes:
+        logging.warning("%s: %s", path, note)
+    return checkpoint.arrays
 
 
 def read_torch_config(path: str | PathLike) -> dict[str, Any]:
@@ -68,14 +85,44 @@ def read_torch_config(path: str | PathLike) -> dict[str, Any]:
     Raises:
         FileNotFoundError, TorchFileError: As `read_torch_checkpoint`.
     """
-    path = Path(path)
+    path = expand_path(Path(path))
     with _explain_errors(path):
-        if _is_safetensors(path):
+        if is_safetensors(path):
             return {}
-        with zipfile.ZipFile(path) as archive:
-            contents = _load(archive)
-    config = contents.get("config") if isinstance(contents, Mapping) else None
-    return dict(config) if isinstance(config, Mapping) else {}
+        with path.open("rb") as file:
+            return _config_of(unpickle(TorchArchive(file).read_pickle()))
+
+
+def read_checkpoint(path: str | PathLike, entry: str | None = None) -> TorchCheckpoint:
+    """Reads weights and settings, and returns what `read_torch_checkpoint` would log.
+
+    Args:
+        path: As there.
+        entry: As there.
+
+    Raises:
+        FileNotFoundError, TorchFileError: As there.
+    """
+    path = expand_path(Path(path))
+    with _explain_errors(path):
+        if is_safetensors(path):
+            files = SafetensorsFiles(path)
+            names = {name: name for name in files.names}
+            taken, notes = choose(split("", names), entry)
+            arrays = files.read(taken.values.values())
+            arrays = {name: arrays[old] for name, old in taken.values.items()}
+            return TorchCheckpoint(arrays, {}, notes)
+        with path.open("rb") as file:
+            archive = TorchArchive(file)
+            contents = unpickle(archive.read_pickle())
+            taken, notes = choose(find_entries(contents), entry)
+            arrays = archive.read_tensors(check_tensors(taken.values))
+            return TorchCheckpoint(arrays, _config_of(contents), notes)
+
+
+def _config_of(contents: Any) -> dict[str, Any]:
+    config = contents.get("config") if isinstance(contents, Inert) else None
+    return config if isinstance(config, Inert) else {}
 
 
 def write_torch_checkpoint(
@@ -122,13 +169,15 @@ def _explain_errors(path: Path) -> Iterator[None]:
         raise UnsafeFileError(f"{path} is refused as unsafe: {error}.") from None
     except TorchFileError as error:
         raise TorchFileError(f"{path} cannot be read: {error}.") from None
-    except safetensors.SafetensorError as error:
-        raise TorchFileError(
-            f"{path} is a damaged or truncated safetensors file ({error}): copy it "
-            "again."
-        ) from None
     except zipfile.BadZipFile as error:
         raise _explain_no_archive(path, str(error)) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise TorchFileError(f"{path} cannot be read: {reason}.") from None
+    except MemoryError:
+        raise TorchFileError(
+            f"{path} cannot be read: there is not enough memory for it."
+        ) from None
 
 
 def _explain_no_archive(path: Path, reason: str) -> TorchFileError:
@@ -142,11 +191,9 @@ def _explain_no_archive(path: Path, reason: str) -> TorchFileError:
             f"{path} is damaged or truncated ({reason}): copy or download it again."
         )
     try:
-        unpickle(start)
+        check_pickles(start)
     except UnsafeFileError as error:
         return UnsafeFileError(f"{path} is refused as unsafe: {error}.")
-    except TorchFileError:
-        pass  # It was not even a pickle.
     if start.startswith(b"\x80"):
         return TorchFileError(
             f"{path} was written by PyTorch before 1.6 or is no checkpoint: load it "
@@ -156,81 +203,6 @@ def _explain_no_archive(path: Path, reason: str) -> TorchFileError:
         f"{path} is neither a PyTorch nor a safetensors file: it begins with "
         f"{start[:24]!r}."
     )
-
-
-def _is_safetensors(path: Path) -> bool:
-    """A safetensors file begins with the length of its JSON header."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return path.suffix == ".safetensors" or start[8:] == b"{"
-
-
-def _root(archive: zipfile.ZipFile) -> str:
-    """Returns the folder that torch.save puts everything into."""
-    names = archive.namelist()
-    roots = [
-        name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")
-    ]
-    if not roots:
-        raise TorchFileError("it is a zip archive, but none that torch.save wrote")
-    if f"{roots[0]}constants.pkl" in names:
-        raise TorchFileError(
-            "it is a TorchScript program; save the state_dict() of the model instead"
-        )
-    return roots[0]
-
-
-def _load(archive: zipfile.ZipFile) -> Any:
-    """Returns what was saved, its tensors still unread."""
-    return unpickle(archive.read(f"{_root(archive)}data.pkl"))
-
-
-def _read(archive: zipfile.ZipFile, tensor: Tensor) -> np.ndarray:
-    """Returns the numbers of a tensor."""
-    root, storage = _root(archive), tensor.storage
-    try:
-        data = archive.read(f"{root}data/{storage.key}")
-    except KeyError:
-        raise TorchFileError(f"its storage {storage.key} is missing") from None
-    itemsize = storage.dtype.itemsize
-    if len(data) != storage.size * itemsize:
-        raise TorchFileError(
-            f"its storage {storage.key} is not as long as it should be"
-        )
-    is_big = f"{root}byteorder" in archive.namelist() and (
-        archive.read(f"{root}byteorder") == b"big"
-    )
-    # Through unsigned integers, because bfloat16 has no byte order in numpy.
-    numbers = np.frombuffer(data, f"{'>' if is_big else '<'}u{itemsize}")
-    numbers = numbers.astype(f"=u{itemsize}")[tensor.offset :]
-    strides = [step * itemsize for step in tensor.strides]
-    view = np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides)
-    return np.copy(view, order="C").view(storage.dtype)
-
-
-def _find_state_dict(contents: Any) -> dict[str, Tensor]:
-    """Returns the tensors by name, from wherever checkpoints keep them."""
-    if not isinstance(contents, Mapping):
-        raise TorchFileError(
-            f"it holds a {type(contents).__name__} instead of a dictionary of tensors"
-        )
-    for key in ("model", "state_dict"):
-        if key in contents:
-            contents = contents[key]
-            break
-    if not isinstance(contents, Mapping) or not contents:
-        raise TorchFileError(
-            "it holds no tensors by name; if it holds a whole model, save its "
-            "state_dict()"
-        )
-    others = [str(name) for name, x in contents.items() if not isinstance(x, Tensor)]
-    if others:
-        raise TorchFileError(
-            f"these of its entries are not tensors: {', '.join(others[:8])}"
-            + (f" and {len(others) - 8} more" if len(others) > 8 else "")
-            + "; expected a state dict, alone or under 'model' or 'state_dict'"
-        )
-    return {str(name): x for name, x in contents.items()}
 
 
 def _pickle_state_dict(arrays: Mapping[str, np.ndarray], entry: str) -> bytes:

@@ -1,180 +1,145 @@
-"""Reads the pickle inside a PyTorch file, running nothing that it names.
+"""Reads the pickle inside a PyTorch file with an interpreter of its own.
 
-Unpickling usually means importing and calling whatever the file says. Here tensors and
-plain containers are built, every other class is stood in for by an inert dictionary,
-and a file that asks for anything else to be called is refused.
+Unpickling usually means importing and calling whatever the file says. This interpreter
+knows the instructions of a pickle and nothing else: no object of the file is called,
+hashed, compared or printed, and none has attributes that could be set. What a call
+stands for is in `pickled_objects`.
+
+Time and memory are bounded by the number of instructions and of letters.
 """
 
-import collections
-import dataclasses
 import io
-import math
-import pickle
-import sys
-from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+import pickletools
 from typing import Any
 
-import ml_dtypes
-import numpy as np
+from litv2_jax.convert.errors import TorchFileError, UnsafeFileError, printable
+from litv2_jax.convert.pickle_instructions import (
+    INSTRUCTIONS,
+    MAX_INSTRUCTIONS,
+    Machine,
+)
+from litv2_jax.convert.pickled_objects import Inert
 
-STORAGE_TYPES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
+# Longer texts and bytes, such as a log or the source of a recipe, are passed over.
+MAX_TEXT = 1000
+MAX_TEXT_IN_ALL = 16 * 2**20
+
+# How many bytes say how long an argument is.
+_WIDTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: 1,
+    pickletools.TAKEN_FROM_ARGUMENT4: 4,
+    pickletools.TAKEN_FROM_ARGUMENT4U: 4,
+    pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
-
-
-class TorchFileError(ValueError):
-    """A file that cannot be read as a PyTorch checkpoint."""
-
-
-class UnsafeFileError(TorchFileError):
-    """A file that asks for code to be run when it is loaded."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Storage:
-    """One run of numbers beside the pickle, by its name there."""
-
-    key: str
-    dtype: np.dtype
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A view of a storage, in numbers rather than bytes; read only when wanted."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
 
 
 def unpickle(data: bytes) -> Any:
-    """Returns what was pickled, with `Tensor` and inert dictionaries for objects.
+    """Returns what was pickled: `Tensor`s, plain containers and `Inert`s for objects.
 
     Raises:
         UnsafeFileError: If unpickling as usual would run code.
-        TorchFileError: If the bytes are not a pickle that PyTorch would write.
+        TorchFileError: If the bytes are not a pickle that PyTorch would write, or have
+            more instructions than any checkpoint.
     """
+    interpreter = _Interpreter(data)
+    contents = interpreter.run()
+    if rest := len(data) - interpreter.position:
+        raise TorchFileError(f"its pickle is damaged ({rest} bytes follow its end)")
+    return contents
+
+
+def check_pickles(data: bytes) -> None:
+    """Reads the pickles that the bytes begin with, up to the first that is damaged.
+
+    Raises:
+        UnsafeFileError: If unpickling one as usual would run code.
+    """
+    interpreter = _Interpreter(data)
     try:
-        return _Unpickler(io.BytesIO(data)).load()
-    except TorchFileError:
+        while interpreter.position < len(data):
+            interpreter.run()
+    except UnsafeFileError:
         raise
-    except Exception as error:  # Damaged pickles raise errors of almost any type.
-        raise TorchFileError(f"its pickle is damaged ({error})") from error
+    except TorchFileError:
+        return
 
 
-class _Inert(dict):
-    """Stands in for an object of any class: keeps its items, does nothing."""
+class _Interpreter:
+    """Follows the instructions of one pickle after another.
 
-    def __new__(cls, *args, **kwargs):
-        return super().__new__(cls)
-
-    def __init__(self, *args, **kwargs):
-        super().__init__()
-
-    def __setstate__(self, state):
-        """Forgets the attributes."""
-
-    def append(self, item):
-        """Forgets an item of a list or set."""
-
-    add = extend = append
-
-    def __hash__(self):
-        return id(self)
-
-
-def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_) -> Tensor:
-    """Stands in for torch._utils._rebuild_tensor_v2."""
-    numbers = (offset, *shape, *strides)
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise TorchFileError(f"a tensor has the impossible layout {numbers}")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if math.prod(shape) and last >= storage.size:
-        raise TorchFileError(f"a tensor reaches beyond the end of {storage}")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """Stands in for _codecs.encode, by which protocol 2 spells bytes."""
-    if encoding != "latin1":
-        raise TorchFileError(f"it holds bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-_KNOWN = {
-    "_codecs.encode": _encode,
-    "collections.OrderedDict": collections.OrderedDict,
-    "collections.defaultdict": lambda *_: {},
-    "copyreg._reconstructor": lambda *_: _Inert(),
-    "torch.Size": tuple,
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    **{
-        f"builtins.{kind.__name__}": kind
-        for kind in (complex, dict, frozenset, list, set, tuple)
-    },
-    **{f"torch.{name}": dtype for name, dtype in STORAGE_TYPES.items()},
-}
-# Of the standard library, only what holds data.
-_DATA_MODULES = frozenset(
-    ["argparse", "collections", "datetime", "decimal", "enum", "fractions", "functools"]
-    + ["logging", "numbers", "pathlib", "random", "re", "time", "uuid"]
-)
-_DATA_FUNCTIONS = frozenset(["_reconstruct", "device", "dtype", "ndarray", "scalar"])
-
-
-def _makes_data(module: str, name: str) -> bool:
-    """Whether a call of this name can be taken for the making of a piece of data.
-
-    It is not called in either case: this decides whether to stand in for the result or
-    to warn of the file.
+    Attributes:
+        position: Where the next pickle begins.
     """
-    package = module.partition(".")[0]
-    if package in sys.stdlib_module_names:
-        return package in _DATA_MODULES
-    last = name.rpartition(".")[2]
-    return last[:1].isupper() or last in _DATA_FUNCTIONS
 
+    def __init__(self, data: bytes):
+        self.position = 0
+        self._data = data
+        self._stream = io.BytesIO(data)
+        self._num_instructions = 0
+        self._text_left = MAX_TEXT_IN_ALL
 
-def _refuse(full_name: str) -> Any:
-    def new(cls, *args, **kwargs):
-        raise UnsafeFileError(
-            f"it asks for {full_name} to be called on loading, which can run any code; "
-            "do not load it with PyTorch either, unless you trust who made it"
-        )
+    def run(self) -> Any:
+        """Returns what the pickle at the position holds, and goes to its end."""
+        try:
+            return self._run(Machine())
+        except TorchFileError:
+            raise
+        except IndexError:
+            reason = "an instruction has nothing to work on"
+        # Those of the readers in pickletools, and of the instructions.
+        except (ValueError, TypeError) as error:
+            reason = printable(str(error)) or type(error).__name__
+        raise TorchFileError(f"its pickle is damaged ({reason})")
 
-    return type("_Refused", (_Inert,), {"__new__": new})
+    def _run(self, machine: Machine) -> Any:
+        stream = self._stream
+        while True:
+            self._num_instructions += 1
+            if self._num_instructions > MAX_INSTRUCTIONS:
+                raise TorchFileError(
+                    f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions, far "
+                    "more than any weights need: save the state dict alone"
+                )
+            code = stream.read(1)
+            if code == b".":
+                self.position = stream.tell()
+                return machine.stack.pop()
+            if not code:
+                raise ValueError("it ends too early")
+            if code not in INSTRUCTIONS:
+                raise ValueError(f"{code!r} is no instruction that PyTorch writes")
+            argument, act = INSTRUCTIONS[code]
+            if argument is None:
+                act(machine)
+            elif argument.n >= 0:
+                act(machine, argument.reader(stream))
+            else:
+                act(machine, self._read_text(argument))
 
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands in for the class or function of that name."""
-        # Protocol 2 has the names of Python 2, such as __builtin__ and commands.
-        module, name = NAME_MAPPING.get((module, name), (module, name))
-        module = IMPORT_MAPPING.get(module, module)
-        full_name = f"{module}.{name}"
-        if full_name in _KNOWN:
-            return _KNOWN[full_name]
-        if _makes_data(module, name):
-            return type("_Inert", (_Inert,), {})
-        return _refuse(full_name)
-
-    def persistent_load(self, pid: Any) -> Storage:
-        """Returns the storage that a tensor of the pickle lies in."""
-        kind, dtype, key, _, size = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
-            raise TorchFileError(f"it holds numbers of an unknown type, {pid!r}")
-        return Storage(str(key), dtype, int(size))
+    def _read_text(self, argument: pickletools.ArgumentDescriptor) -> Any:
+        """Returns an argument of any length; `Inert` for what is too long."""
+        start = self._stream.tell()
+        if argument.n == pickletools.UP_TO_NEWLINE:
+            # Slow to read, and in a checkpoint there are few: the names of classes.
+            self._num_instructions += 9
+            end = start
+            for _ in range(2 if argument is pickletools.stringnl_noescape_pair else 1):
+                end = self._data.find(b"\n", end, end + MAX_TEXT) + 1
+                if not end:
+                    raise ValueError("a line is too long or has no end")
+        else:
+            width = _WIDTHS[argument.n]
+            size = int.from_bytes(self._data[start : start + width], "little")
+            end = start + width + size
+            if end > len(self._data):
+                raise ValueError("it ends within a text")
+            if size > MAX_TEXT:
+                self._stream.seek(end)
+                return Inert()
+        self._text_left -= end - start
+        if self._text_left < 0:
+            raise TorchFileError(
+                f"its pickle has more than {MAX_TEXT_IN_ALL // 2**20} MB of names and "
+                "short texts: save the state dict alone"
+            )
+        return argument.reader(self._stream)

@@ -1,0 +1,213 @@
+"""Chooses the weights to take among all that a training code saved.
+
+A file may hold several sets of weights: under `model` and `model_ema`, or in one state
+dict under different prefixes. One is taken, and it is said which, and what else there
+is. Wrappers of a model, for data-parallel training or compilation, leave prefixes on
+all names, which are taken off.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from litv2_jax.convert.errors import TorchFileError, list_names, printable
+from litv2_jax.convert.identify import BACKBONE, FIRST_LAYER, HEADS
+from litv2_jax.models.classifier import Classifier
+
+MAX_ARRAYS = 20_000
+
+# Where training codes keep weights, in the order of preference; "" is the top level.
+_PREFERRED = ("model", "state_dict", "", "model_state_dict", "module", "net", "network")
+# Words in the names of an average of the weights over the steps.
+_AVERAGES = ("ema", "swa", "averag", "teacher", "shadow")
+# What wrappers put before all names, and what they put anywhere in them.
+_WRAPPERS = ("module.", "model.")
+_INNER_WRAPPERS = frozenset(
+    ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+    + ["_forward_module"]
+)
+_MAX_DEPTH = 8  # Parts of a prefix.
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One set of weights in a file.
+
+    Attributes:
+        label: What to call it; empty for all that the file holds.
+        values: What it holds, by names as a model has them.
+        left: Names beside it that belong to no set of weights.
+        is_model: Whether it has the first layer of a LITv2.
+    """
+
+    label: str
+    values: Mapping[str, Any]
+    left: list[str]
+    is_model: bool
+
+    @property
+    def is_average(self) -> bool:
+        """Whether it seems to be an average of the weights over the steps."""
+        return any(word in self.label.lower() for word in _AVERAGES)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """What sorts it before others that are worth less."""
+        top = self.label.partition(".")[0]
+        place = _PREFERRED.index(top) if top in _PREFERRED else len(_PREFERRED)
+        return not self.is_model, self.is_average, place
+
+
+def choose(entries: list[Entry], wanted: str | None) -> tuple[Entry, list[str]]:
+    """Returns the weights to take, and sentences about the choice there was.
+
+    Args:
+        entries: One or more, from `split`.
+        wanted: Label of one of them; None for the best.
+
+    Raises:
+        TorchFileError: If there is no such label, or several are equally good.
+    """
+    entries = sorted(entries, key=lambda entry: entry.rank)
+    if wanted is not None:
+        matches = [entry for entry in entries if _matches(entry.label, wanted)]
+        exact = [entry for entry in matches if entry.label == wanted]
+        matches = exact or matches
+        if not matches:
+            raise TorchFileError(
+                f"it has no entry '{printable(wanted)}': its weights are "
+                f"{_labels(entries)}"
+            )
+    else:
+        matches = [entry for entry in entries if entry.rank == entries[0].rank]
+    if len(matches) > 1:
+        raise TorchFileError(
+            f"it holds several sets of weights, {_labels(entries)}: name one with "
+            "--entry, or with entry= in Python"
+        )
+    taken = matches[0]
+    return taken, _explain(taken, [entry for entry in entries if entry is not taken])
+
+
+def _matches(label: str, wanted: str) -> bool:
+    return f".{label}.".startswith(f".{wanted}.") or label.endswith(f".{wanted}")
+
+
+def _labels(entries: list[Entry]) -> str:
+    return list_names([f"'{e.label}'" if e.label else "all of it" for e in entries])
+
+
+def _explain(taken: Entry, others: list[Entry]) -> list[str]:
+    notes = []
+    label = f"'{printable(taken.label)}'" if taken.label else "the top level"
+    others = [entry for entry in others if entry.is_model or not taken.is_model]
+    if others:
+        notes.append(
+            f"The weights are those of {label}. The file also has {_labels(others)}: "
+            "to take others, name them with --entry, or with entry= in Python."
+        )
+    elif taken.is_average:
+        notes.append(
+            f"The weights are those of {label}, which seem to be an average over the "
+            "steps; there are no others."
+        )
+    if taken.left:
+        notes.append(
+            f"Left aside, as no part of the model: {list_names(sorted(taken.left))}."
+        )
+    return notes
+
+
+def split(label: str, values: Mapping[str, Any]) -> list[Entry]:
+    """Returns the sets of weights in a state dict, by names without prefixes.
+
+    Args:
+        label: Where the file keeps it.
+        values: Arrays, or what stands for them, by PyTorch name.
+
+    Raises:
+        TorchFileError: If there are more than any model has.
+    """
+    if len(values) > MAX_ARRAYS:
+        raise TorchFileError(
+            f"it holds {len(values):,} arrays by name, where at most {MAX_ARRAYS:,} "
+            "are read"
+        )
+    values = _without_inner_wrappers(values)
+    prefixes = _find_prefixes(values)
+    if not prefixes:
+        return [Entry(label, _without_wrappers(values), [], False)]
+    groups: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
+    left = []
+    for name, value in values.items():
+        prefix = next((p for p in _prefixes_of(name) if p in prefixes), None)
+        if prefix is None:
+            left.append(name)
+        else:
+            groups[prefix][name.removeprefix(prefix)] = value
+    entries = []
+    for prefix, group in groups.items():
+        part = prefix.rstrip(".") if len(groups) > 1 else ""
+        own_label = ".".join(filter(None, (label, part)))
+        group, average = _without_averages(group)
+        entries.append(Entry(own_label, group, left, True))
+        if average:
+            average_label = f"{own_label}.ema".lstrip(".")
+            entries.append(Entry(average_label, average, left, True))
+    return entries
+
+
+def _prefixes_of(name: str) -> list[str]:
+    """Returns the parts that a name begins with, the longest first, and nothing."""
+    parts = name.split(".", _MAX_DEPTH)[:-1]
+    ends = range(len(parts), 0, -1)
+    return [".".join(parts[:end]) + "." for end in ends] + [""]
+
+
+def _find_prefixes(values: Mapping[str, Any]) -> set[str]:
+    """Returns what is before the names of each LITv2 in a state dict."""
+    prefixes = set()
+    for name in values:
+        prefix = name.removesuffix(FIRST_LAYER)
+        if prefix == name or prefix not in _prefixes_of(name):
+            continue
+        # A dense model calls its backbone so; a wrapper may call a classifier so.
+        is_backbone = prefix.endswith(f".{BACKBONE}") or prefix == BACKBONE
+        if is_backbone and f"{prefix}{HEADS[Classifier]}.weight" not in values:
+            prefix = prefix.removesuffix(BACKBONE)
+        prefixes.add(prefix)
+    return prefixes
+
+
+def _without_inner_wrappers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    def clean(name: str) -> str:
+        parts = name.split(".")
+        return ".".join(part for part in parts if part not in _INNER_WRAPPERS)
+
+    cleaned = {clean(name): value for name, value in values.items()}
+    # Names that only their wrappers tell apart stay as they are.
+    return cleaned if len(cleaned) == len(values) else values
+
+
+def _without_wrappers(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    for _ in range(_MAX_DEPTH):
+        for wrapper in _WRAPPERS:
+            if values and all(n.startswith(wrapper) and n != wrapper for n in values):
+                values = {n.removeprefix(wrapper): x for n, x in values.items()}
+    return values
+
+
+def _without_averages(
+    values: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Takes apart the weights and the averages that mmcv keeps among them.
+
+    It calls the average of `head.weight` `ema_head_weight`, and has none of buffers.
+    """
+    names = {name: f"ema_{name.replace('.', '_')}" for name in values}
+    averages = {name: values[ema] for name, ema in names.items() if ema in values}
+    if not averages:
+        return values, {}
+    taken = {names[name] for name in averages}
+    own = {name: value for name, value in values.items() if name not in taken}
+    return own, {**own, **averages}

@@ -1,0 +1,222 @@
+"""What the instructions of a pickle do to a stack and a memo.
+
+Nothing is copied that an instruction refers to and nothing recurses, so that each takes
+no longer than what it takes off the stack.
+"""
+
+import pickletools
+from collections.abc import Callable
+from typing import Any
+
+from litv2_jax.convert.errors import describe_value
+from litv2_jax.convert.pickled_objects import (
+    Global,
+    Inert,
+    Storage,
+    call,
+    find,
+    refuse_change,
+)
+
+# An index in the memo is a count of instructions.
+MAX_INSTRUCTIONS = 500_000  # Of a large model with its optimizer there are 200,000.
+
+
+class Machine:
+    """The stack and the memo.
+
+    A mark puts the stack away until what is above it is wanted.
+    """
+
+    def __init__(self):
+        self.stack: list[Any] = []
+        self.outer_stacks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def pop_to_mark(self) -> list[Any]:
+        """Returns what is above the last mark, and takes both off the stack."""
+        items = self.stack
+        self.stack = self.outer_stacks.pop()
+        return items
+
+    def pop(self, count: int) -> tuple[Any, ...]:
+        """Returns the last things on the stack, taken off."""
+        if len(self.stack) < count:
+            raise IndexError
+        items = tuple(self.stack[-count:])
+        del self.stack[-count:]
+        return items
+
+
+def _nothing(machine: Machine, *_: Any) -> None:
+    pass
+
+
+def _push(machine: Machine, value: Any) -> None:
+    machine.stack.append(value)
+
+
+def _mark(machine: Machine) -> None:
+    machine.outer_stacks.append(machine.stack)
+    machine.stack = []
+
+
+def _pop(machine: Machine) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.pop_to_mark()
+
+
+def _tuple_of(count: int) -> Callable[[Machine], None]:
+    return lambda machine: machine.stack.append(machine.pop(count))
+
+
+def _dict(machine: Machine) -> None:
+    items = machine.pop_to_mark()
+    machine.stack.append(Inert())
+    _put(machine, items)
+
+
+def _frozenset(machine: Machine) -> None:
+    machine.pop_to_mark()
+    machine.stack.append(Inert())
+
+
+def _put(machine: Machine, items: list[Any] | tuple[Any, ...]) -> None:
+    target = machine.stack[-1]
+    if not isinstance(target, Inert):
+        raise TypeError(f"items are assigned to {describe_value(target)}")
+    if len(items) % 2:
+        raise ValueError("a key has no value")
+    target.put(items[::2], items[1::2])
+
+
+def _append(machine: Machine, items: list[Any] | tuple[Any, ...]) -> None:
+    target = machine.stack[-1]
+    if type(target) is list:
+        target.extend(items)
+    elif not isinstance(target, Inert):  # That forgets the items of a list or set.
+        raise TypeError(f"items are appended to {describe_value(target)}")
+
+
+def _get(machine: Machine, index: int) -> None:
+    if index not in machine.memo:
+        raise ValueError(f"nothing is in place {describe_value(index)} of the memo")
+    machine.stack.append(machine.memo[index])
+
+
+def _memoize(machine: Machine, index: int | None = None) -> None:
+    if index is None:
+        index = len(machine.memo)
+    if not 0 <= index <= MAX_INSTRUCTIONS:
+        raise ValueError("a place in the memo has too high a number")
+    machine.memo[index] = machine.stack[-1]
+
+
+def _push_global(machine: Machine, module: Any, name: Any) -> None:
+    if type(module) is not str or type(name) is not str:
+        raise TypeError("a name is not text")
+    machine.stack.append(find(module, name))
+
+
+def _stack_global(machine: Machine) -> None:
+    module, name = machine.pop(2)
+    _push_global(machine, module, name)
+
+
+def _push_named(machine: Machine, names: str) -> None:
+    module, _, name = names.partition(" ")
+    _push_global(machine, module, name)
+
+
+def _call(machine: Machine, function: Any, arguments: Any) -> None:
+    machine.stack.append(call(function, arguments))
+
+
+def _call_stacked(machine: Machine, count: int) -> None:
+    """Calls a function or a class; arguments by name, at the end, are ignored."""
+    function, arguments, *_ = machine.pop(count)
+    _call(machine, function, arguments)
+
+
+def _call_marked(machine: Machine) -> None:
+    function, *arguments = machine.pop_to_mark()
+    _call(machine, function, tuple(arguments))
+
+
+def _call_named(machine: Machine, names: str) -> None:
+    arguments = machine.pop_to_mark()
+    _push_named(machine, names)
+    _call(machine, machine.stack.pop(), tuple(arguments))
+
+
+def _build(machine: Machine) -> None:
+    """Forgets the attributes of an object."""
+    target, _ = machine.pop(2)
+    if isinstance(target, Global):
+        raise refuse_change(target)
+    if not isinstance(target, Inert):
+        raise TypeError(f"attributes of {describe_value(target)} are set")
+    machine.stack.append(target)
+
+
+def _push_storage(machine: Machine) -> None:
+    pid = machine.pop(1)[0]
+    if type(pid) is tuple and len(pid) >= 5 and pid[0] == "storage":
+        kind, key, size = pid[1], pid[2], pid[4]
+        if isinstance(kind, Global) and type(key) is str and type(size) is int:
+            machine.stack.append(Storage(kind, key, size))
+            return
+    raise TypeError("a storage is not described as PyTorch does")
+
+
+_SAME_FOR_ALL: dict[Callable[..., None], str] = {
+    _nothing: "PROTO FRAME",
+    _push: "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
+    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE "
+    "SHORT_BINUNICODE BINUNICODE BINUNICODE8",
+    _get: "GET BINGET LONG_BINGET",
+    _memoize: "PUT BINPUT LONG_BINPUT MEMOIZE",
+}
+_ACTIONS: dict[str, Callable[..., None]] = {
+    **{name: act for act, names in _SAME_FOR_ALL.items() for name in names.split()},
+    "NONE": lambda machine: machine.stack.append(None),
+    "NEWTRUE": lambda machine: machine.stack.append(True),
+    "NEWFALSE": lambda machine: machine.stack.append(False),
+    "EMPTY_TUPLE": lambda machine: machine.stack.append(()),
+    "EMPTY_LIST": lambda machine: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine: machine.stack.append(Inert()),
+    "EMPTY_SET": lambda machine: machine.stack.append(Inert()),
+    "MARK": _mark,
+    "POP": _pop,
+    "POP_MARK": lambda machine: machine.pop_to_mark(),
+    "DUP": lambda machine: machine.stack.append(machine.stack[-1]),
+    "LIST": lambda machine: _push(machine, machine.pop_to_mark()),
+    "TUPLE": lambda machine: _push(machine, tuple(machine.pop_to_mark())),
+    "TUPLE1": _tuple_of(1),
+    "TUPLE2": _tuple_of(2),
+    "TUPLE3": _tuple_of(3),
+    "DICT": _dict,
+    "FROZENSET": _frozenset,
+    "SETITEM": lambda machine: _put(machine, machine.pop(2)),
+    "SETITEMS": lambda machine: _put(machine, machine.pop_to_mark()),
+    "APPEND": lambda machine: _append(machine, machine.pop(1)),
+    "APPENDS": lambda machine: _append(machine, machine.pop_to_mark()),
+    "ADDITEMS": lambda machine: _append(machine, machine.pop_to_mark()),
+    "GLOBAL": _push_named,
+    "STACK_GLOBAL": _stack_global,
+    "REDUCE": lambda machine: _call_stacked(machine, 2),
+    "NEWOBJ": lambda machine: _call_stacked(machine, 2),
+    "NEWOBJ_EX": lambda machine: _call_stacked(machine, 3),
+    "OBJ": _call_marked,
+    "INST": _call_named,
+    "BUILD": _build,
+    "BINPERSID": _push_storage,
+}
+# The form of the argument and what to do, by the byte that stands for it.
+INSTRUCTIONS = {
+    opcode.code.encode("latin-1"): (opcode.arg, _ACTIONS[opcode.name])
+    for opcode in pickletools.opcodes
+    if opcode.name in _ACTIONS
+}

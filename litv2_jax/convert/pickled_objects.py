@@ -1,0 +1,269 @@
+"""What the calls in a pickle stand for, of which none is made.
+
+A pickle builds objects by calling what it names. Here a call gives a `Tensor`, a plain
+container or an `Inert`; a call that could not be the making of data is refused.
+"""
+
+import functools
+import sys
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from litv2_jax.convert.errors import TorchFileError, UnsafeFileError, printable
+
+
+class Global(NamedTuple):
+    """A class or function, by its name alone."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.module}.{self.name}")
+
+
+class Storage(NamedTuple):
+    """One run of numbers beside the pickle, by its name there.
+
+    Attributes:
+        kind: The type of its numbers, such as torch.FloatStorage.
+        key: Its name.
+        size: Its length in numbers.
+    """
+
+    kind: Global
+    key: str
+    size: int
+
+
+class Tensor(NamedTuple):
+    """A view of a storage as the pickle describes it, of which nothing is checked."""
+
+    storage: Storage
+    offset: Any
+    shape: Any
+    strides: Any
+
+
+class Inert(dict):
+    """A dictionary, or what stands in for any other object.
+
+    Only keys that are text are kept: no other object of a file is ever hashed.
+
+    Attributes:
+        kind: The class of the object; None for a plain dictionary.
+        num_unnamed: How many items had other keys.
+    """
+
+    __slots__ = ("kind", "num_unnamed")
+
+    def __init__(self, kind: Global | None = None):
+        super().__init__()
+        self.kind = kind
+        self.num_unnamed = 0
+
+    def put(self, keys: Sequence[Any], values: Sequence[Any]) -> None:
+        """Keeps items, as the assignment to keys of a dictionary does."""
+        for key, value in zip(keys, values, strict=True):
+            if type(key) is str:
+                self[key] = value
+            else:
+                self.num_unnamed += 1
+
+
+def find(module: str, name: str) -> Global:
+    """Returns a global by its name in Python 3.
+
+    Protocol 2 has the names of Python 2, such as __builtin__ and commands.
+    """
+    module, name = NAME_MAPPING.get((module, name), (module, name))
+    return Global(IMPORT_MAPPING.get(module, module), name)
+
+
+def call(function: Any, arguments: Any) -> Any:
+    """Returns what a call stands for.
+
+    Raises:
+        UnsafeFileError: If the call could run code.
+        TorchFileError: If PyTorch makes no such call.
+    """
+    if not isinstance(function, Global):
+        raise UnsafeFileError(
+            "it asks for a function that it makes up to be called on loading, which "
+            "can run any code"
+        )
+    if type(arguments) is not tuple:
+        raise TorchFileError(f"it calls {function} without arguments")
+    arguments = arguments[:16]  # More would cost time in files made to take it.
+    for argument in arguments:
+        if isinstance(argument, Global) and _is_code(argument):
+            raise _unsafe(argument)
+    if function in _KNOWN:
+        return _KNOWN[function](function, *arguments)
+    if not _makes_data(function):
+        raise _unsafe(function)
+    if len(arguments) == 1 and isinstance(arguments[0], Inert):
+        return arguments[0]  # A kind of dictionary, from its items.
+    return Inert(function)
+
+
+def refuse_change(function: Global) -> UnsafeFileError:
+    """Returns the error about a pickle that sets attributes of a class or function."""
+    return UnsafeFileError(
+        f"it asks for {function} to be changed on loading, which can run any code"
+    )
+
+
+def _unsafe(function: Global) -> UnsafeFileError:
+    return UnsafeFileError(
+        f"it asks for {function} to be called on loading, which can run any code; do "
+        "not load it with PyTorch either, unless you trust who made it"
+    )
+
+
+def _tensor(function: Global, storage: Any = None, *layout: Any) -> Any:
+    """Stands in for torch._utils._rebuild_tensor and its second version."""
+    if not isinstance(storage, Storage) or len(layout) < 3:
+        raise TorchFileError(f"it calls {function} with other arguments than PyTorch")
+    # After the gradient and its hooks: conjugate or negated numbers, of complex ones.
+    return Inert(function) if any(layout[5:6]) else Tensor(storage, *layout[:3])
+
+
+def _first(function: Global, data: Any = None, *_: Any) -> Any:
+    """Stands in for what wraps a tensor or copies a container."""
+    return data if isinstance(data, Tensor | Inert | tuple) else Inert(function)
+
+
+def _from_type(
+    function: Global, rebuild: Any = None, _: Any = None, arguments: Any = (), *__: Any
+) -> Any:
+    """Stands in for torch._utils._rebuild_from_type_v2: a tensor with attributes."""
+    is_tensor = isinstance(rebuild, Global) and rebuild in _TENSORS
+    if is_tensor and type(arguments) is tuple:
+        return _tensor(rebuild, *arguments[:16])
+    return Inert(function)
+
+
+def _dictionary(function: Global, *arguments: Any) -> Any:
+    """Stands in for dict and its kin: empty, or of the items of another."""
+    is_copy = len(arguments) == 1 and isinstance(arguments[0], Inert)
+    return arguments[0] if is_copy else Inert(function if arguments else None)
+
+
+def _object(function: Global, kind: Any = None, *_: Any) -> Inert:
+    """Stands in for copyreg's functions, which make an object of a class."""
+    if not isinstance(kind, Global):
+        raise TorchFileError(f"it calls {function} without a class")
+    if not (kind in _KNOWN or _makes_data(kind)):
+        raise _unsafe(kind)
+    return Inert(kind)
+
+
+def _part(function: Global, whole: Any = None, *_: Any) -> Inert:
+    """Stands in for getattr and getitem, if they name a method or a type."""
+    is_of_class = isinstance(whole, Global) and (
+        whole.module == "typing" or _KNOWN.get(whole) is _inert or _makes_data(whole)
+    )
+    if not is_of_class:
+        raise _unsafe(function)
+    return Inert(function)
+
+
+def _inert(function: Global, *_: Any) -> Inert:
+    return Inert(function)
+
+
+_TENSORS = frozenset(
+    Global("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
+)
+_PATHS = "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath"
+# By module: what a call stands for.
+_STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
+    "torch._utils": {
+        _tensor: "_rebuild_tensor _rebuild_tensor_v2",
+        _from_type: "_rebuild_from_type_v2",
+        _first: "_rebuild_parameter _rebuild_parameter_with_state "
+        "_rebuild_device_tensor_from_cpu_tensor",
+    },
+    "torch": {_first: "Size"},
+    "torch.serialization": {_inert: "_get_layout"},
+    "numpy.random._pickle": {
+        _inert: "__randomstate_ctor __generator_ctor __bit_generator_ctor"
+    },
+    "builtins": {
+        _dictionary: "dict",
+        _first: "tuple",
+        _part: "getattr",
+        _inert: "bool bytearray bytes complex float frozenset int list object range "
+        "set slice str",
+    },
+    "collections": {
+        _dictionary: "OrderedDict defaultdict Counter",
+        _inert: "ChainMap UserDict UserList deque",
+    },
+    "copyreg": {_object: "_reconstructor __newobj__ __newobj_ex__"},
+    # By which protocol 2 spells bytes.
+    "_codecs": {_inert: "encode"},
+    "_operator": {_part: "getitem"},
+    "operator": {_part: "getitem"},
+    # The rest of the standard library that holds data.
+    "_io": {_inert: "BytesIO StringIO"},
+    "argparse": {_inert: "Namespace"},
+    "array": {_inert: "_array_reconstructor array"},
+    "datetime": {_inert: "date datetime time timedelta timezone"},
+    "decimal": {_inert: "Decimal"},
+    "fractions": {_inert: "Fraction"},
+    "functools": {_inert: "partial"},
+    "logging": {_inert: "getLogger Logger RootLogger"},
+    "random": {_inert: "Random"},
+    "re": {_inert: "_compile"},
+    "time": {_inert: "struct_time"},
+    "types": {_inert: "SimpleNamespace"},
+    "uuid": {_inert: "SafeUUID UUID"},
+    "pathlib": {_inert: _PATHS},
+    "pathlib._local": {_inert: _PATHS},
+}
+_KNOWN = {
+    Global(module, name): function
+    for module, functions in _STANDS_FOR.items()
+    for function, names in functions.items()
+    for name in names.split()
+}
+_DATA_FUNCTIONS = frozenset(
+    ["_frombuffer", "_reconstruct", "device", "dtype", "ndarray", "scalar"]
+)
+
+
+def _is_standard(function: Global) -> bool:
+    """Whether a name is of the standard library, or reaches into it."""
+    parts = [function.module.partition(".")[0], *function.name.split(".")[:-1]]
+    return any(part.lstrip("_") in _STANDARD for part in parts)
+
+
+_STANDARD = frozenset(name.lstrip("_") for name in sys.stdlib_module_names) - {"main"}
+
+
+@functools.lru_cache(1000)
+def _is_code(function: Global) -> bool:
+    """Whether a function must not even be handed to another one."""
+    return (
+        _is_standard(function)
+        and function not in _KNOWN
+        and function.module not in ("typing", "collections.abc")
+    )
+
+
+@functools.lru_cache(1000)
+def _makes_data(function: Global) -> bool:
+    """Whether a call of what is not in the tables can be taken for making data.
+
+    Of the standard library, the tables are all. Elsewhere classes are told by their
+    capitals; PyTorch's functions that rebuild tensors are those of kinds not read here.
+    """
+    if _is_standard(function):
+        return False
+    last = function.name.rpartition(".")[2]
+    if function.module.partition(".")[0] == "torch" and last.startswith("_rebuild_"):
+        return True
+    return last.lstrip("_")[:1].isupper() or last in _DATA_FUNCTIONS
