@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from litv2_jax.convert.errors import TorchFileError, list_names, printable
-from litv2_jax.convert.identify import BACKBONE, FIRST_LAYER, HEADS
-from litv2_jax.models.classifier import Classifier
+
+# Names in a LITv2: its first layer, and a classifier's last. Those of a dense model's
+# backbone have a prefix.
+FIRST_LAYER = "patch_embed.proj.weight"
+CLASSIFIER_HEAD = "head"
+BACKBONE = "backbone."
 
 MAX_ARRAYS = 20_000
 
@@ -100,7 +104,8 @@ def _labels(entries: list[Entry]) -> str:
 def _explain(taken: Entry, others: list[Entry]) -> list[str]:
     notes = []
     label = f"'{printable(taken.label)}'" if taken.label else "the top level"
-    others = [entry for entry in others if entry.is_model or not taken.is_model]
+    # A tensor or two beside the weights, such as a loss, are no others.
+    others = [e for e in others if e.is_model or (e.label and not taken.is_model)]
     if others:
         notes.append(
             f"The weights are those of {label}. The file also has {_labels(others)}: "
@@ -173,7 +178,7 @@ def _find_prefixes(values: Mapping[str, Any]) -> set[str]:
             continue
         # A dense model calls its backbone so; a wrapper may call a classifier so.
         is_backbone = prefix.endswith(f".{BACKBONE}") or prefix == BACKBONE
-        if is_backbone and f"{prefix}{HEADS[Classifier]}.weight" not in values:
+        if is_backbone and f"{prefix}{CLASSIFIER_HEAD}.weight" not in values:
             prefix = prefix.removesuffix(BACKBONE)
         prefixes.add(prefix)
     return prefixes

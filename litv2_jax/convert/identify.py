@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from litv2_jax.convert.entries import BACKBONE, CLASSIFIER_HEAD, FIRST_LAYER
 from litv2_jax.convert.errors import describe_value
 from litv2_jax.models import MODELS
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
@@ -15,11 +16,7 @@ from litv2_jax.models.semantic_fpn import SemanticFpn
 Shapes = Mapping[str, tuple[int, ...]]
 
 # PyTorch name of the layer that classifies.
-HEADS = {Classifier: "head", SemanticFpn: "decode_head.conv_seg"}
-
-# What the names of a dense model's backbone begin with, and the first in there.
-BACKBONE = "backbone."
-FIRST_LAYER = "patch_embed.proj.weight"
+HEADS = {Classifier: CLASSIFIER_HEAD, SemanticFpn: "decode_head.conv_seg"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _first(function: Global, data: Any = None, *_: Any) -> Any:
 def _from_type(
     function: Global, rebuild: Any = None, _: Any = None, arguments: Any = (), *__: Any
 ) -> Any:
-    """Stands in for torch._utils._rebuild_from_type_v2: a tensor with attributes."""
+    """Stands in for torch._tensor._rebuild_from_type_v2: a tensor with attributes."""
     is_tensor = isinstance(rebuild, Global) and rebuild in _TENSORS
     if is_tensor and type(arguments) is tuple:
         return _tensor(rebuild, *arguments[:16])
@@ -160,14 +160,26 @@ def _object(function: Global, kind: Any = None, *_: Any) -> Inert:
     return Inert(kind)
 
 
-def _part(function: Global, whole: Any = None, *_: Any) -> Inert:
-    """Stands in for getattr and getitem, if they name a method or a type."""
-    is_of_class = isinstance(whole, Global) and (
+def _attribute(function: Global, whole: Any = None, name: Any = None, *_: Any) -> Any:
+    """Stands in for getattr, if it takes a method or a member of a class."""
+    _check_class(function, whole)
+    if type(name) is not str or len(whole.name) + len(name) > _MAX_NAME:
+        return Inert(function)
+    return Global(whole.module, f"{whole.name}.{name}")
+
+
+def _item(function: Global, whole: Any = None, *_: Any) -> Inert:
+    """Stands in for getitem, if it makes a type such as Optional[int]."""
+    _check_class(function, whole)
+    return Inert(function)
+
+
+def _check_class(function: Global, whole: Any) -> None:
+    is_class = isinstance(whole, Global) and (
         whole.module == "typing" or _KNOWN.get(whole) is _inert or _makes_data(whole)
     )
-    if not is_of_class:
+    if not is_class:
         raise _unsafe(function)
-    return Inert(function)
 
 
 def _inert(function: Global, *_: Any) -> Inert:
@@ -177,15 +189,18 @@ def _inert(function: Global, *_: Any) -> Inert:
 _TENSORS = frozenset(
     Global("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
 )
+# How the names begin of functions that make objects, by package.
+_REBUILDERS = {"torch": "_rebuild_", "numpy": "__pyx_unpickle_"}
+_MAX_NAME = 200
 _PATHS = "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath"
 # By module: what a call stands for.
 _STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
     "torch._utils": {
         _tensor: "_rebuild_tensor _rebuild_tensor_v2",
-        _from_type: "_rebuild_from_type_v2",
         _first: "_rebuild_parameter _rebuild_parameter_with_state "
         "_rebuild_device_tensor_from_cpu_tensor",
     },
+    "torch._tensor": {_from_type: "_rebuild_from_type_v2"},
     "torch": {_first: "Size"},
     "torch.serialization": {_inert: "_get_layout"},
     "numpy.random._pickle": {
@@ -194,7 +209,7 @@ _STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
     "builtins": {
         _dictionary: "dict",
         _first: "tuple",
-        _part: "getattr",
+        _attribute: "getattr",
         _inert: "bool bytearray bytes complex float frozenset int list object range "
         "set slice str",
     },
@@ -205,8 +220,8 @@ _STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
     "copyreg": {_object: "_reconstructor __newobj__ __newobj_ex__"},
     # By which protocol 2 spells bytes.
     "_codecs": {_inert: "encode"},
-    "_operator": {_part: "getitem"},
-    "operator": {_part: "getitem"},
+    "_operator": {_item: "getitem"},
+    "operator": {_item: "getitem"},
     # The rest of the standard library that holds data.
     "_io": {_inert: "BytesIO StringIO"},
     "argparse": {_inert: "Namespace"},
@@ -218,9 +233,11 @@ _STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
     "logging": {_inert: "getLogger Logger RootLogger"},
     "random": {_inert: "Random"},
     "re": {_inert: "_compile"},
+    "signal": {_inert: "Signals"},
     "time": {_inert: "struct_time"},
     "types": {_inert: "SimpleNamespace"},
     "uuid": {_inert: "SafeUUID UUID"},
+    "zoneinfo": {_inert: "ZoneInfo ZoneInfo._unpickle"},
     "pathlib": {_inert: _PATHS},
     "pathlib._local": {_inert: _PATHS},
 }
@@ -231,7 +248,8 @@ _KNOWN = {
     for name in names.split()
 }
 _DATA_FUNCTIONS = frozenset(
-    ["_frombuffer", "_reconstruct", "device", "dtype", "ndarray", "scalar"]
+    ["_frombuffer", "_mareconstruct", "_reconstruct", "device", "dtype", "ndarray"]
+    + ["scalar"]
 )
 
 
@@ -259,11 +277,12 @@ def _makes_data(function: Global) -> bool:
     """Whether a call of what is not in the tables can be taken for making data.
 
     Of the standard library, the tables are all. Elsewhere classes are told by their
-    capitals; PyTorch's functions that rebuild tensors are those of kinds not read here.
+    capitals; PyTorch's functions that rebuild tensors are of kinds that are not read.
     """
     if _is_standard(function):
         return False
     last = function.name.rpartition(".")[2]
-    if function.module.partition(".")[0] == "torch" and last.startswith("_rebuild_"):
+    package = function.module.partition(".")[0]
+    if last.startswith(_REBUILDERS.get(package, "\n")):
         return True
     return last.lstrip("_")[:1].isupper() or last in _DATA_FUNCTIONS

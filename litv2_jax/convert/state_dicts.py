@@ -88,5 +88,5 @@ def _explain_others(values: Mapping[str, Any]) -> TorchFileError:
     ]
     return TorchFileError(
         f"these of its entries are not tensors: {list_names(names)}; expected a state "
-        "dict, alone or under a name such as 'model' or 'state_dict'"
+        "dict of dense tensors, alone or under a name such as 'model' or 'state_dict'"
     )
