@@ -7,7 +7,7 @@ all names, which are taken off.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litv2_jax.convert.errors import TorchFileError, list_names, printable
@@ -24,6 +24,8 @@ MAX_ARRAYS = 20_000
 _PREFERRED = ("model", "state_dict", "", "model_state_dict", "module", "net", "network")
 # Words in the names of an average of the weights over the steps.
 _AVERAGES = ("ema", "swa", "averag", "teacher", "shadow")
+# What codes that average weights count beside them.
+_COUNTS = frozenset(["n_averaged", "steps", "step", "num_updates", "decay"])
 # What wrappers put before all names, and what they put anywhere in them.
 _WRAPPERS = ("module.", "model.")
 _INNER_WRAPPERS = frozenset(
@@ -40,14 +42,18 @@ class Entry:
     Attributes:
         label: What to call it; empty for all that the file holds.
         values: What it holds, by names as a model has them.
-        left: Names beside it that belong to no set of weights.
         is_model: Whether it has the first layer of a LITv2.
+        counts: Names beside it of what wrappers count, which is no weight.
+        others: Names beside it of anything else.
+        num_unnamed: How many arrays there are whose names are no text, or too long.
     """
 
     label: str
     values: Mapping[str, Any]
-    left: list[str]
-    is_model: bool
+    is_model: bool = False
+    counts: Sequence[str] = ()
+    others: Sequence[str] = ()
+    num_unnamed: int = 0
 
     @property
     def is_average(self) -> bool:
@@ -90,6 +96,17 @@ def choose(entries: list[Entry], wanted: str | None) -> tuple[Entry, list[str]]:
             "--entry, or with entry= in Python"
         )
     taken = matches[0]
+    if taken.num_unnamed:
+        raise TorchFileError(
+            f"{taken.num_unnamed} of its arrays have names that are no text, or are "
+            "longer than any name"
+        )
+    if taken.others and wanted is None:
+        raise TorchFileError(
+            f"beside the weights under '{printable(taken.label)}' it holds "
+            f"{list_names(sorted(taken.others))}: to take the weights alone, name them "
+            f"with --entry {printable(taken.label)}, or with entry= in Python"
+        )
     return taken, _explain(taken, [entry for entry in entries if entry is not taken])
 
 
@@ -116,19 +133,18 @@ def _explain(taken: Entry, others: list[Entry]) -> list[str]:
             f"The weights are those of {label}, which seem to be an average over the "
             "steps; there are no others."
         )
-    if taken.left:
-        notes.append(
-            f"Left aside, as no part of the model: {list_names(sorted(taken.left))}."
-        )
+    if left := [*taken.counts, *taken.others]:
+        notes.append(f"Left aside, as no weights: {list_names(sorted(left))}.")
     return notes
 
 
-def split(label: str, values: Mapping[str, Any]) -> list[Entry]:
+def split(label: str, values: Mapping[str, Any], num_unnamed: int = 0) -> list[Entry]:
     """Returns the sets of weights in a state dict, by names without prefixes.
 
     Args:
         label: Where the file keeps it.
         values: Arrays, or what stands for them, by PyTorch name.
+        num_unnamed: As in `Entry`.
 
     Raises:
         TorchFileError: If there are more than any model has.
@@ -141,7 +157,8 @@ def split(label: str, values: Mapping[str, Any]) -> list[Entry]:
     values = _without_inner_wrappers(values)
     prefixes = _find_prefixes(values)
     if not prefixes:
-        return [Entry(label, _without_wrappers(values), [], False)]
+        values = _without_wrappers(values)
+        return [Entry(label, values, num_unnamed=num_unnamed)]
     groups: dict[str, dict[str, Any]] = {prefix: {} for prefix in prefixes}
     left = []
     for name, value in values.items():
@@ -150,15 +167,18 @@ def split(label: str, values: Mapping[str, Any]) -> list[Entry]:
             left.append(name)
         else:
             groups[prefix][name.removeprefix(prefix)] = value
+    counts = [name for name in left if name in _COUNTS]
+    others = [name for name in left if name not in _COUNTS]
     entries = []
     for prefix, group in groups.items():
-        part = prefix.rstrip(".") if len(groups) > 1 else ""
+        # The prefix tells it from others, or from what is beside it.
+        part = prefix.rstrip(".") if len(groups) > 1 or others else ""
         own_label = ".".join(filter(None, (label, part)))
         group, average = _without_averages(group)
-        entries.append(Entry(own_label, group, left, True))
+        rest = (True, counts, others, num_unnamed)
+        entries.append(Entry(own_label, group, *rest))
         if average:
-            average_label = f"{own_label}.ema".lstrip(".")
-            entries.append(Entry(average_label, average, left, True))
+            entries.append(Entry(f"{own_label}.ema".lstrip("."), average, *rest))
     return entries
 
 

@@ -4,19 +4,14 @@ Nothing is copied that an instruction refers to and nothing recurses, so that ea
 no longer than what it takes off the stack.
 """
 
+import pickle
 import pickletools
 from collections.abc import Callable
 from typing import Any
 
 from litv2_jax.convert.errors import describe_value
-from litv2_jax.convert.pickled_objects import (
-    Global,
-    Inert,
-    Storage,
-    call,
-    find,
-    refuse_change,
-)
+from litv2_jax.convert.pickled_calls import call, find, refuse_change
+from litv2_jax.convert.pickled_objects import Global, Inert, Storage
 
 # An index in the memo is a count of instructions.
 MAX_INSTRUCTIONS = 500_000  # Of a large model with its optimizer there are 200,000.
@@ -28,7 +23,13 @@ class Machine:
     A mark puts the stack away until what is above it is wanted.
     """
 
-    def __init__(self):
+    def __init__(self, size: int):
+        """Begins a pickle.
+
+        Args:
+            size: Bytes of the pickle and what follows it.
+        """
+        self.size = size
         self.stack: list[Any] = []
         self.outer_stacks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -46,10 +47,6 @@ class Machine:
         items = tuple(self.stack[-count:])
         del self.stack[-count:]
         return items
-
-
-def _nothing(machine: Machine, *_: Any) -> None:
-    pass
 
 
 def _push(machine: Machine, value: Any) -> None:
@@ -86,7 +83,7 @@ def _frozenset(machine: Machine) -> None:
 def _put(machine: Machine, items: list[Any] | tuple[Any, ...]) -> None:
     target = machine.stack[-1]
     if not isinstance(target, Inert):
-        raise TypeError(f"items are assigned to {describe_value(target)}")
+        raise TypeError(f"items are assigned to a {type(target).__name__}")
     if len(items) % 2:
         raise ValueError("a key has no value")
     target.put(items[::2], items[1::2])
@@ -97,7 +94,7 @@ def _append(machine: Machine, items: list[Any] | tuple[Any, ...]) -> None:
     if type(target) is list:
         target.extend(items)
     elif not isinstance(target, Inert):  # That forgets the items of a list or set.
-        raise TypeError(f"items are appended to {describe_value(target)}")
+        raise TypeError(f"items are appended to a {type(target).__name__}")
 
 
 def _get(machine: Machine, index: int) -> None:
@@ -130,25 +127,32 @@ def _push_named(machine: Machine, names: str) -> None:
     _push_global(machine, module, name)
 
 
-def _call(machine: Machine, function: Any, arguments: Any) -> None:
+def _call(machine: Machine) -> None:
+    function, arguments = machine.pop(2)
     machine.stack.append(call(function, arguments))
 
 
-def _call_stacked(machine: Machine, count: int) -> None:
-    """Calls a function or a class; arguments by name, at the end, are ignored."""
-    function, arguments, *_ = machine.pop(count)
-    _call(machine, function, arguments)
+def _make_object(machine: Machine, count: int) -> None:
+    """Makes an object of a class; arguments by name, at the end, are ignored."""
+    kind, arguments, *_ = machine.pop(count)
+    machine.stack.append(call(kind, arguments, is_class=True))
 
 
-def _call_marked(machine: Machine) -> None:
-    function, *arguments = machine.pop_to_mark()
-    _call(machine, function, tuple(arguments))
+def _make_marked(machine: Machine) -> None:
+    kind, *arguments = machine.pop_to_mark()
+    machine.stack.append(call(kind, tuple(arguments), is_class=True))
 
 
-def _call_named(machine: Machine, names: str) -> None:
+def _make_named(machine: Machine, names: str) -> None:
     arguments = machine.pop_to_mark()
     _push_named(machine, names)
-    _call(machine, machine.stack.pop(), tuple(arguments))
+    kind = machine.stack.pop()
+    machine.stack.append(call(kind, tuple(arguments), is_class=True))
+
+
+def _check_protocol(machine: Machine, protocol: int) -> None:
+    if protocol > pickle.HIGHEST_PROTOCOL:
+        raise ValueError(f"{protocol} is no version of the format")
 
 
 def _build(machine: Machine) -> None:
@@ -157,22 +161,28 @@ def _build(machine: Machine) -> None:
     if isinstance(target, Global):
         raise refuse_change(target)
     if not isinstance(target, Inert):
-        raise TypeError(f"attributes of {describe_value(target)} are set")
+        raise TypeError(f"attributes of a {type(target).__name__} are set")
     machine.stack.append(target)
 
 
 def _push_storage(machine: Machine) -> None:
     pid = machine.pop(1)[0]
-    if type(pid) is tuple and len(pid) >= 5 and pid[0] == "storage":
+    if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         kind, key, size = pid[1], pid[2], pid[4]
         if isinstance(kind, Global) and type(key) is str and type(size) is int:
-            machine.stack.append(Storage(kind, key, size))
+            # PyTorch before 1.6 had a sixth part; of that, no storages are read.
+            is_old = len(pid) == 6
+            machine.stack.append(Inert(kind) if is_old else Storage(kind, key, size))
             return
     raise TypeError("a storage is not described as PyTorch does")
 
 
+def _check_frame(machine: Machine, size: int) -> None:
+    if size > machine.size:
+        raise ValueError("it ends within a frame")
+
+
 _SAME_FOR_ALL: dict[Callable[..., None], str] = {
-    _nothing: "PROTO FRAME",
     _push: "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING "
     "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE "
     "SHORT_BINUNICODE BINUNICODE BINUNICODE8",
@@ -181,6 +191,8 @@ _SAME_FOR_ALL: dict[Callable[..., None], str] = {
 }
 _ACTIONS: dict[str, Callable[..., None]] = {
     **{name: act for act, names in _SAME_FOR_ALL.items() for name in names.split()},
+    "PROTO": _check_protocol,
+    "FRAME": _check_frame,
     "NONE": lambda machine: machine.stack.append(None),
     "NEWTRUE": lambda machine: machine.stack.append(True),
     "NEWFALSE": lambda machine: machine.stack.append(False),
@@ -206,11 +218,11 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "ADDITEMS": lambda machine: _append(machine, machine.pop_to_mark()),
     "GLOBAL": _push_named,
     "STACK_GLOBAL": _stack_global,
-    "REDUCE": lambda machine: _call_stacked(machine, 2),
-    "NEWOBJ": lambda machine: _call_stacked(machine, 2),
-    "NEWOBJ_EX": lambda machine: _call_stacked(machine, 3),
-    "OBJ": _call_marked,
-    "INST": _call_named,
+    "REDUCE": _call,
+    "NEWOBJ": lambda machine: _make_object(machine, 2),
+    "NEWOBJ_EX": lambda machine: _make_object(machine, 3),
+    "OBJ": _make_marked,
+    "INST": _make_named,
     "BUILD": _build,
     "BINPERSID": _push_storage,
 }

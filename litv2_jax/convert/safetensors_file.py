@@ -71,7 +71,8 @@ def is_safetensors(path: Path) -> bool:
 def is_index(path: Path) -> bool:
     """Returns whether a file is text that begins as a JSON object does."""
     start = _read_start(path)
-    return start.lstrip()[:1] == b"{" and b"\0" not in start
+    is_text = start.lstrip()[:1] == b"{" and b"\0" not in start
+    return is_text and path.suffix != ".safetensors"
 
 
 def _read_start(path: Path) -> bytes:
@@ -88,10 +89,10 @@ def _read_index(path: Path) -> dict[Path, list[str]]:
         )
     try:
         files = json.loads(path.read_bytes())["weight_map"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise TorchFileError(
             "it is no index of safetensors files, which is a JSON object with a "
-            f"weight_map ({type(error).__name__})"
+            "weight_map, or it is damaged: copy it again"
         ) from None
     shards: dict[Path, list[str]] = defaultdict(list)
     if not isinstance(files, dict) or not files or len(files) > MAX_ARRAYS:

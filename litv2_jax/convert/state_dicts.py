@@ -24,7 +24,7 @@ def find_entries(contents: Any) -> list[Entry]:
     found = []
     for label, values in _find_dictionaries(contents):
         if any(isinstance(x, Tensor) for x in values.values()):
-            found += split(label, values)
+            found += split(label, values, values.num_unnamed)
     if not found:
         raise _explain_absence(contents)
     return found
@@ -34,7 +34,7 @@ def check_tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the values, which must all be tensors.
 
     Raises:
-        TorchFileError: If they are not, or some of their names are no text.
+        TorchFileError: If they are not.
     """
     tensors = {name: x for name, x in values.items() if isinstance(x, Tensor)}
     if len(tensors) < len(values):

@@ -3,7 +3,7 @@
 Unpickling usually means importing and calling whatever the file says. This interpreter
 knows the instructions of a pickle and nothing else: no object of the file is called,
 hashed, compared or printed, and none has attributes that could be set. What a call
-stands for is in `pickled_objects`.
+stands for is in `pickled_calls`.
 
 Time and memory are bounded by the number of instructions and of letters.
 """
@@ -81,7 +81,7 @@ class _Interpreter:
     def run(self) -> Any:
         """Returns what the pickle at the position holds, and goes to its end."""
         try:
-            return self._run(Machine())
+            return self._run(Machine(len(self._data)))
         except TorchFileError:
             raise
         except IndexError:
