@@ -130,7 +130,7 @@ def _take(data, dtype, offset, shape, strides) -> np.ndarray:
     assert (indices >= 0).all()
     numbers = np.asarray(data[indices])  # With the check of numpy.
     numbers = numbers.astype(f"u{dtype.itemsize}")
-    return numbers.astype(bool) if dtype == bool else numbers.view(dtype)
+    return numbers.astype(bool) if dtype.kind == "b" else numbers.view(dtype)
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
