@@ -37,7 +37,7 @@ def describe_value(value: Any) -> str:
         return str(value) if abs(value) < 10**40 else "an enormous number"
     if type(value) is tuple and all(type(x) is int for x in value[:9]):
         shown = [describe_value(x) for x in value[:8]] + ["..."] * (len(value) > 8)
-        return f"({', '.join(shown)})"
+        return f"({', '.join(shown)}{',' * (len(value) == 1)})"
     return f"a {type(value).__name__}"
 
 

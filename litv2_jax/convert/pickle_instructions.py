@@ -14,7 +14,7 @@ from litv2_jax.convert.pickled_calls import call, find, refuse_change
 from litv2_jax.convert.pickled_objects import Global, Inert, Storage
 
 # An index in the memo is a count of instructions.
-MAX_INSTRUCTIONS = 500_000  # Of a large model with its optimizer there are 200,000.
+MAX_INSTRUCTIONS = 400_000  # Of a large model with its optimizer there are 200,000.
 
 
 class Machine:

@@ -44,6 +44,8 @@ def read_all(path: str) -> list[dict[str, np.ndarray]]:
     with zipfile.ZipFile(path) as archive:
         (root,) = [n[:-8] for n in archive.namelist() if n.endswith("/data.pkl")]
         for values in _dictionaries(_Unpickler(archive, root).load(), 3):
+            if not values:
+                continue
             # What is damaged may be part of something else.
             with contextlib.suppress(Exception):
                 found.append(_strip({name: x.read() for name, x in values.items()}))
