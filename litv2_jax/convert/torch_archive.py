@@ -20,7 +20,7 @@ from litv2_jax.convert.views import make_view
 # Of the table of contents: room for 30,000 arrays.
 MAX_DIRECTORY = 4 * 2**20
 MAX_PICKLE = 512 * 2**20
-_CHUNK = 16 * 2**20
+_CHUNK = 4 * 2**20
 
 
 class TorchArchive:

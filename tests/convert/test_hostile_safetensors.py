@@ -9,9 +9,9 @@ import pytest
 
 from litv2_jax import read_torch_checkpoint
 from litv2_jax.convert.errors import TorchFileError
+from tests.convert.pickles import plain, state_dict, storage, tensor, text
 from tests.convert.test_unpickle import write_zip
 from tests.fuzz.judge import Examiner, find_fault
-from tests.fuzz.pickles import plain, state_dict, storage, tensor, text
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 

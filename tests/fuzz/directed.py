@@ -4,7 +4,16 @@ Each is in an archive that has the storages "0" of six floats and "2" of 100,000
 are judged as damaged files are.
 """
 
-from tests.fuzz.pickles import name, one, plain, state_dict, storage, tensor, text
+from tests.convert.pickles import (
+    call,
+    name,
+    one,
+    plain,
+    state_dict,
+    storage,
+    tensor,
+    text,
+)
 
 MILLION = 10**6
 # A tuple of itself, forty times over: 2^40 parts for who goes through them.
@@ -27,10 +36,6 @@ def key(value: bytes) -> bytes:
 def several(*values: bytes) -> bytes:
     """Returns what pushes a list of values, from what pushes each."""
     return b"(" + b"".join(values) + b"l"
-
-
-def call(function: bytes, *arguments: bytes) -> bytes:
-    return function + b"(" + b"".join(arguments) + b"tR"
 
 
 # A tensor or what it lies in is rewritten after it was made.

@@ -2,6 +2,12 @@
 
 import pickle
 import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from litv2_jax.convert.views import STORAGE_TYPES
 
 ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
@@ -46,6 +52,11 @@ def tensor(
     return name("torch._utils._rebuild_tensor_v2") + b"(" + arguments + b"tR"
 
 
+def call(function: bytes, *arguments: bytes) -> bytes:
+    """Returns what pushes the result of a call."""
+    return function + b"(" + b"".join(arguments) + b"tR"
+
+
 def state_dict(*items: tuple[bytes, bytes]) -> bytes:
     """Returns the pickle of a dictionary, of what pushes keys and values."""
     return b"\x80\x02}" + b"".join(key + value + b"s" for key, value in items) + b"."
@@ -56,3 +67,32 @@ def one(value: bytes) -> bytes:
     return state_dict((text("model"), b"}" + text("a") + tensor() + b"s"))[:-1] + (
         text("other") + value + b"s."
     )
+
+
+def save(path: Path, contents) -> Path:
+    """Writes what torch.save would, of dictionaries, arrays and plain values."""
+    storages: dict[str, bytes] = {}
+
+    def push(value) -> bytes:
+        if isinstance(value, dict):
+            items = [push(key) + push(item) + b"s" for key, item in value.items()]
+            return b"}" + b"".join(items)
+        if not isinstance(value, np.ndarray):
+            return value if isinstance(value, Raw) else plain(value)
+        number = str(len(storages))
+        storages[f"data/{number}"] = value.tobytes()
+        kind = {v: k for k, v in STORAGE_TYPES.items()}[value.dtype]
+        strides = tuple(step // value.itemsize for step in value.strides)
+        lies_in = storage(name(f"torch.{kind}"), text(number), plain(value.size))
+        return tensor(value.shape, strides, lies_in=lies_in)
+
+    pickled = b"\x80\x02" + push(contents) + b"."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for member, data in storages.items():
+            archive.writestr(f"archive/{member}", data)
+    return path
+
+
+class Raw(bytes):
+    """Instructions that push a value."""
