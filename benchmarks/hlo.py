@@ -108,23 +108,28 @@ def list_kernels(text: str) -> list[Kernel]:
             source=instruction.find(r'op_name="([^"]*)"'),
             frames=tuple(locate(instruction.find(r"stack_frame_id=(\d+)"))),
         )
-        for instruction, count in _walk(hlo_text.parse(text), 1)
+        for instruction, count in walk(hlo_text.parse(text))
     ]
 
 
-def _walk(
-    computation: list[Instruction], count: int
+def walk(
+    computation: list[Instruction], count: int = 1
 ) -> Iterator[tuple[Instruction, int]]:
-    """Yields what runs and how often."""
+    """Yields what runs and how often, the computation itself running `count` times."""
     for instruction in computation:
         opcode = instruction.opcode
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
             continue
-        is_async = opcode.endswith("-start") and instruction.called
-        if opcode in ("while", "conditional", "call") or is_async:
+        # What an all-reduce calls is how two numbers are added.
+        is_wrapper = (
+            opcode.endswith("-start")
+            and opcode.removesuffix("-start") not in hlo_text.COLLECTIVES
+            and instruction.called
+        )
+        if opcode in ("while", "conditional", "call") or is_wrapper:
             known = instruction.find(r'"known_trip_count":\{"n":"(\d+)"') or 1
             for called in instruction.called:
-                yield from _walk(called, count * int(known))
+                yield from walk(called, count * int(known))
         else:
             yield instruction, count
 

@@ -15,6 +15,16 @@ _CALLED = re.compile(
     r"(?:calls|to_apply|body|(?:true|false)_computation)=%?([\w.\-]+)"
     r"|branch_computations=\{([^}]*)\}"
 )
+# Opcodes by which devices exchange arrays; asynchronous ones end with `-start`.
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "all-to-all",
+    "collective-broadcast",
+    "collective-permute",
+    "ragged-all-to-all",
+    "reduce-scatter",
+)
 
 Frame = tuple[str, int, str]
 

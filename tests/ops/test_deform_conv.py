@@ -3,7 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.deform_conv import deform_conv
+from benchmarks.collectives import list_collectives
+from litv2_jax.ops.deform_conv import deform_conv, sample_taps
+from litv2_jax.training.devices import Devices
 from tests.reference import Reference
 
 GOLDEN = Reference("dtm")
@@ -106,3 +108,23 @@ def test_bfloat16_gradients_are_summed_in_float32():
 
     third = float(jnp.bfloat16(1 / 3))
     np.testing.assert_allclose(float(grad[0, 0, 0, 0]), 128 * third, rtol=2**-8)
+
+
+def test_devices_read_and_add_to_their_own_images_alone():
+    devices = Devices()
+    rng = np.random.default_rng(0)
+    arrays = [
+        (scale * rng.standard_normal((8, *shape))).astype(np.float32)
+        for scale, shape in ((1, (6, 10, 3)), (2, (3, 5, 8)), (1, (3, 5, 4, 3)))
+    ]
+
+    @jax.jit
+    def differentiate(x, offsets, cotangent):
+        taps, vjp = jax.vjp(sample_taps, x, offsets)
+        return taps, *vjp(cotangent)
+
+    sharded = jax.device_put(arrays, devices.by_example)
+    program = differentiate.lower(*sharded).compile()
+    assert not list_collectives(program.as_text())
+    for ours, expected in zip(program(*sharded), differentiate(*arrays), strict=True):
+        np.testing.assert_array_equal(ours, expected)
