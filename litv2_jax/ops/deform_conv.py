@@ -101,7 +101,7 @@ def _add_pixels(
 
 
 def _neighbours(
-    offsets: jax.Array, size: tuple[int, int]
+    offsets: jax.Array, size: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the four pixels around each tap and their bilinear weights.
 

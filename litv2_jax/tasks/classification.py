@@ -38,6 +38,7 @@ from litv2_jax.data.sources import check_same_classes, open_source
 from litv2_jax.data.unreadable import UnreadableRecords
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.flops import count_flops
+from litv2_jax.ops.ranking import rank_labels
 from litv2_jax.pictures import draw_grid
 from litv2_jax.settings import parse
 from litv2_jax.tasks.classification_settings import (
@@ -181,12 +182,11 @@ class Classification:
         """Returns hits and loss of each image; see the table above."""
         labels = batch["label"]
         logits = model(normalize(batch["image"]))
-        _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))
-        hits = best == labels[:, None]
+        rank = rank_labels(logits, labels)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {
-            "top1": hits[:, 0],
-            "top5": hits.any(-1),
+            "top1": rank < 1,
+            "top5": rank < 5,
             "loss": loss,
             "valid": batch["valid"],
         }

@@ -1,0 +1,125 @@
+"""What eight devices send each other in a step: gradients, statistics and scalars."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import pytest
+
+from benchmarks.collectives import add_up_bytes, list_collectives
+from configs import imagenet
+from litv2_jax.training.devices import Devices
+from litv2_jax.training.evaluation import Evaluator
+from litv2_jax.training.plan import Plan
+from tests.tasks import test_segmentation
+from tests.test_resume import create, digits
+
+BATCH_SIZE = 32
+
+# Bytes of what evaluation returns for each image, and of what a step may exchange but
+# for sums over the batch: 64 kB for a batch of 4,096. A logit of each class is more.
+BYTES_PER_IMAGE = 16
+
+# Sums that BatchNorm takes of a batch, over its running statistics: two forward, which
+# rematerialization repeats, and three backward. Beside them, losses and the like.
+SUMS_PER_STATISTIC = 4
+BYTES_OF_SCALARS = 256
+
+
+def classification(data_dir: Path) -> dict[str, Any]:
+    """A small model with everything that ImageNet's recipe does to a batch."""
+    config = digits(data_dir)
+    config["augment"] = imagenet.get_config().to_dict()["augment"]
+    config["augment"] |= {"mix_group_size": BATCH_SIZE // 8}
+    # Maps of 64 kB and more on the way to every stage but the last.
+    config["data"] |= {"image_size": 64}
+    return config
+
+
+def segmentation(data_dir: Path) -> dict[str, Any]:
+    """A small model with everything that ADE20K's recipe does to a batch."""
+    return test_segmentation.recipe(data_dir)
+
+
+# A function from a folder to a recipe for every task.
+RECIPES = {"classification": classification, "segmentation": segmentation}
+
+# What a recipe may do to save memory, and statistics of two devices' images each.
+PARTS = {"accumulation_steps": 2, "remat": "blocks", "batch_norm_group_size": 4}
+
+
+class Run(NamedTuple):
+    """A recipe's task, and what its steps take: shapes, on eight devices."""
+
+    task: Any
+    plan: Plan
+    settings: Any
+    devices: Devices
+    state: Any
+
+    def shard(self, batches: Any) -> dict[str, jax.ShapeDtypeStruct]:
+        sharding = self.devices.by_example
+        return {
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+            for name, array in next(iter(batches)).items()
+        }
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Callable[..., Run]:
+    data_dir = tmp_path_factory.mktemp("data")
+
+    def start(name: str, **changes: Any) -> Run:
+        config = RECIPES[name](data_dir) | {"batch_size": BATCH_SIZE} | changes
+        settings, task = create(config)
+        devices, plan = Devices(), Plan(task, settings)
+        state = devices.replicate_shapes(plan.create_abstract_state(task))
+        return Run(task, plan, settings, devices, state)
+
+    return start
+
+
+def compile_train_step(run: Run) -> str:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    step = run.plan.create_step(run.task, run.settings)
+    arguments = (run.state, run.shard(run.task.train_batches(0)))
+    compiled = step.lower(*arguments, run.devices.replicate_shapes(key)).compile()
+    return compiled.as_text()
+
+
+def compile_eval_step(run: Run) -> str:
+    step = Evaluator(run.task, run.devices)._step
+    batch = run.shard(run.task.eval_batches())
+    compiled = step.lower(run.state.params, run.state.stats, batch).compile()
+    return compiled.as_text()
+
+
+def count_bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param(PARTS, marks=pytest.mark.slow)], ids=["whole", "parts"]
+)
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_exchanges_gradients_and_statistics_alone(start, name, changes):
+    run = start(name, **changes)
+    exchanged = list_collectives(compile_train_step(run))
+    num_bytes = add_up_bytes(exchanged)
+    # Gradients of each part are summed over the devices, then added up.
+    sums = num_bytes.pop("all-reduce") / run.settings.accumulation_steps
+    parameters, statistics = map(count_bytes, (run.state.params, run.state.stats))
+    allowance = SUMS_PER_STATISTIC * statistics + BYTES_OF_SCALARS
+    assert parameters <= sums <= parameters + allowance, exchanged
+    assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_evaluation_exchanges_nothing_but_its_scores(start, name):
+    run = start(name)
+    exchanged = list_collectives(compile_eval_step(run))
+    num_bytes = add_up_bytes(exchanged)
+    # The confusion matrix of segmentation.
+    assert num_bytes.pop("all-reduce", 0) <= 2**10, exchanged
+    assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
