@@ -5,10 +5,9 @@ python train.py --config configs/imagenet.py:litv2_s --workdir runs/s --config.s
 python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weights/s
 """
 
-import json
 import signal
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,20 +16,27 @@ from ml_collections import config_flags
 
 from litv2_jax import tasks
 from litv2_jax.compiler import enable_compilation_cache
-from litv2_jax.settings import ConfigError
+from litv2_jax.data import scratch
+from litv2_jax.recipes import RecipeParser
+from litv2_jax.settings import ConfigError, parse_path
 from litv2_jax.training import devices, evaluation, loop
-from litv2_jax.training.checkpoint import CheckpointError
+from litv2_jax.training.checkpoint import CheckpointError, find_checkpoint
 from litv2_jax.training.dry_run import describe_run
 from litv2_jax.training.failures import failing_together, watch_failures
+from litv2_jax.training.launch import check_processes
+from litv2_jax.training.limits import explain_limit
 from litv2_jax.training.log import announce
 from litv2_jax.training.plan import RunSettings
 from litv2_jax.training.profile import StepRange
+from litv2_jax.training.task import Task
+from litv2_jax.training.workdir import RunConfig, check_place
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
 STOPPED = 128 + signal.SIGTERM
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to run.")
+flags.FLAGS["config"].parser = RecipeParser("config")
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder for checkpoints, logs and the report."
 )
@@ -41,6 +47,9 @@ _EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
 _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change-config", False, "Resume a run although its settings were others."
+)
+_SKIP_DAMAGED = flags.DEFINE_bool(
+    "skip-damaged", False, "Resume from the latest checkpoint that is not damaged."
 )
 _PROFILE = flags.DEFINE_string(
     "profile", "", "START:STOP, steps to write a trace of into the workdir."
@@ -75,7 +84,11 @@ def main(argv: list[str]) -> None:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(STOPPED)
     except (ConfigError, loop.TrainingError, CheckpointError, OSError) as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(f"train.py: {explain_limit(error) or error}")
+    except Exception as error:
+        if reason := explain_limit(error):
+            sys.exit(f"train.py: {reason}")
+        raise
     if results and jax.process_index() == 0:
         print(", ".join(f"{name} {value:.6g}" for name, value in results.items()))
 
@@ -88,15 +101,25 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     _keep_compiled_programs()
     run, rest = RunSettings.split(config)
     run.check(jax.device_count())
-    task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
     if _DRY_RUN.value:
-        announce(describe_run(task, run))
+        with scratch.without_writing(rest) as (rest, note):
+            task = _create_task(run, rest)
+            announce(describe_run(task, run, note))
         return {}
     if _EVAL_ONLY.value:
-        return evaluation.evaluate(task, Path(_WEIGHTS.value))
-    workdir = Path(_WORKDIR.value)
-    _keep_config(config, workdir)
-    return loop.fit(task, run, workdir, profiled=profiled)
+        weights = find_checkpoint(parse_path(_WEIGHTS.value, "--weights"))
+        return evaluation.evaluate(_create_task(run, rest), weights)
+    workdir = parse_path(_WORKDIR.value, "--workdir")
+    check_place(workdir)
+    kept = RunConfig(config, workdir, may_change=_CHANGE_CONFIG.value)
+    return loop.fit(
+        _create_task(run, rest),
+        run,
+        workdir,
+        profiled=profiled,
+        on_begin=kept.write,
+        skip_damaged=_SKIP_DAMAGED.value,
+    )
 
 
 def _keep_compiled_programs() -> None:
@@ -104,7 +127,7 @@ def _keep_compiled_programs() -> None:
     if _NO_CACHE.value or _DRY_RUN.value:
         return
     if _CACHE.value:
-        enable_compilation_cache(Path(_CACHE.value))
+        enable_compilation_cache(parse_path(_CACHE.value, "--compilation-cache"))
         return
     try:
         enable_compilation_cache()
@@ -113,49 +136,20 @@ def _keep_compiled_programs() -> None:
         announce(str(error))
 
 
-def _keep_config(config: dict[str, Any], workdir: Path) -> None:
-    """Writes the settings into the workdir, or checks that they are those in it."""
-    path = workdir / "config.json"
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    if path.exists() and not _CHANGE_CONFIG.value:
-        old, new = _flatten(json.loads(path.read_text())), _flatten(json.loads(text))
-        changes = [
-            f"config.{name} was {old.get(name, 'absent')}, is {new.get(name, 'absent')}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name)
-        ]
-        if changes:
-            raise ConfigError(
-                f"{workdir} holds a run with other settings: {'; '.join(changes)}. "
-                "Name another workdir, or add --change-config to go on with the new "
-                "ones."
-            )
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
+def _create_task(run: RunSettings, rest: Mapping[str, Any]) -> Task:
+    return tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
-        _CONFIG.value.to_dict()  # Raises if there was no such file.
+        check_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         return rest
     except AttributeError as error:
         # What ml_collections raises for a setting that the recipe does not have.
         reason = str(error).replace("\\n", " ").replace("\\'", "'")
         sys.exit(f"train.py: --config has no such setting: {reason}")
-    except (flags.Error, OSError) as error:
-        # Where a recipe raises, the last line of the traceback says why.
+    except (flags.Error, ConfigError) as error:
         sys.exit(f"train.py: {str(error).strip().splitlines()[-1].strip()}")
 
 

@@ -75,6 +75,7 @@ class WithoutData(Classification):
     def __init__(self, model: Mapping[str, Any], batch_size: int):
         # The constructor of the class would open the data set.
         self._model: dict[str, Any] = dict(model)
+        self.num_train_examples = NUM_IMAGES
         self.steps_per_epoch = max(1, NUM_IMAGES // batch_size)
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -13,7 +13,8 @@ import litv2_jax.data.digits
 import litv2_jax.data.shapes  # noqa: F401
 from litv2_jax.data.tfrecord import TfRecordFiles
 from litv2_jax.data.unreadable import UnreadableImageError
-from litv2_jax.settings import ConfigError
+from litv2_jax.paths import expand_path
+from litv2_jax.settings import ConfigError, show
 
 # Built here in seconds; other data sets are the user's to prepare.
 LOCAL = ("digits", "shapes")
@@ -128,20 +129,57 @@ class AnnotatedImageSource(TfdsSource):
         self.class_names: list[str] = list(annotation.names)
 
 
+def find_unprepared(name: str, data_dir: str) -> str | None:
+    """Returns the folder in which a data set would be prepared if it were opened.
+
+    None means that it would not be prepared.
+
+    Args:
+        name: As for `TfdsSource`.
+        data_dir: Likewise.
+    """
+    if name not in LOCAL:
+        return None
+    builder = _find_builder(name, data_dir)
+    return None if builder.info.splits else str(builder.data_dir)
+
+
 def _open_builder(name: str, data_dir: str) -> Any:
     """Returns the builder of a data set, which is made if it is one of LOCAL."""
-    options: dict[str, Any] = {"data_dir": os.path.expanduser(data_dir) or None}
-    try:
-        builder: Any = tfds.builder(name, **options)
-        if name in LOCAL and not builder.info.splits:
-            builder = tfds.builder(name, file_format="array_record", **options)
+    builder = _find_builder(name, data_dir)
+    if name in LOCAL and not builder.info.splits:
+        builder = _find_builder(name, data_dir, file_format="array_record")
+        try:
             builder.download_and_prepare()
+        except OSError as error:
+            raise ConfigError(
+                f"{name} cannot be prepared in {builder.data_dir} ({error.strerror}): "
+                "point config.data.data_dir at a folder that can be written to."
+            ) from None
+    return builder
+
+
+def _find_builder(name: str, data_dir: str, **options: Any) -> Any:
+    """Returns the builder of a data set; nothing is written.
+
+    Raises:
+        ConfigError: If there is no such data set.
+    """
+    place = str(expand_path(data_dir)) if data_dir else None
+    try:
+        return tfds.builder(name, data_dir=place, **options)
     except tfds.core.DatasetNotFoundError:
         raise ConfigError(
-            f"config.data.name is {name!r}, which TensorFlow Datasets does not know; "
-            "for a tree of image files use 'folder'."
+            f"config.data.name is {show(name)}, which TensorFlow Datasets does not "
+            "know; for a tree of image files use 'folder'."
         ) from None
-    return builder
+    # Anything, for what is no name or asks for another version.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")[:200]
+        raise ConfigError(
+            f"config.data.name is {show(name)}, which TensorFlow Datasets cannot open "
+            f"({reason}); for a tree of image files use 'folder'."
+        ) from None
 
 
 def _check_features(builder: Any, name: str, needed: list[str], purpose: str) -> None:
@@ -192,11 +230,12 @@ def _find_parts(builder: Any, name: str, split: str) -> list[Any]:
         parts = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:
         splits = ", ".join(builder.info.splits)
+        reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"{name} has no split {split!r}; it has {splits} ({error})."
+            f"{name} has no split {show(split)}; it has {splits} ({reason})."
         ) from None
-    if not parts:
-        raise ConfigError(f"{name} has no records in its split {split!r}.")
+    if sum(part.take for part in parts) < 1:
+        raise ConfigError(f"{name} has no records in its split {show(split)}.")
     for part in parts:
         if not os.path.exists(part.filename):
             raise ConfigError(

@@ -6,6 +6,7 @@ decode an image. Where each record begins is found once and kept in a file.
 """
 
 import contextlib
+import contextvars
 import hashlib
 import os
 import struct
@@ -81,6 +82,19 @@ class TfRecordFiles:
         return {**self.__dict__, "_files": {}}
 
 
+_keeps_index = contextvars.ContextVar("keeps_index", default=True)
+
+
+@contextlib.contextmanager
+def without_keeping_index() -> Iterator[None]:
+    """Lets `find_records` write nothing while the block runs."""
+    token = _keeps_index.set(False)
+    try:
+        yield
+    finally:
+        _keeps_index.reset(token)
+
+
 def find_records(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """Returns the start and length [N, 2] of each record of some files.
 
@@ -109,7 +123,8 @@ def find_records(paths: Sequence[Path]) -> dict[str, np.ndarray]:
             )
             for path, positions in zip(missing, found, strict=True):
                 known[path.name] = ages[path.name], positions
-        _save(places, known)
+        if _keeps_index.get():
+            _save(places, known)
     return {str(path): known[path.name][1] for path in paths}
 
 

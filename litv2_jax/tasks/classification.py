@@ -80,7 +80,8 @@ class Classification:
         self._class_names = self._train.class_names
         self._batch_size = batch_size
         self._seed = seed
-        self.steps_per_epoch = len(self._train) // batch_size
+        self.num_train_examples = len(self._train)
+        self.steps_per_epoch = self.num_train_examples // batch_size
         self.num_eval_batches = -(-len(self._eval) // batch_size)
         self.num_eval_programs = 1
         self.description = {

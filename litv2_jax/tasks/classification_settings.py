@@ -1,14 +1,26 @@
 """What a recipe says of classification, and what of it is impossible."""
 
 import dataclasses
+from typing import Annotated
 
 from litv2_jax.settings import (
     ConfigError,
-    check_not_negative,
-    check_positive,
-    check_share,
+    Count,
+    NumWorkers,
+    PathText,
+    Range,
+    Rising,
+    Share,
+    Sides,
+    Text,
 )
 from litv2_jax.tasks.model_settings import ModelSettings
+
+# Of an image, or of its width to its height.
+_Area = Annotated[float, Range(above=0, most=1)]
+_Ratio = Annotated[float, Range(0.01, 100)]
+# Parameter of a beta distribution, or 0.
+_Beta = Annotated[float, Range(0, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +32,7 @@ class DataSettings:
         data_dir: Where TFDS keeps it, "" being where it does by default; or the tree.
         train_split: TFDS split, or folder of the tree, to train on.
         eval_split: The same to evaluate on.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels, or their height and width.
         scale: Least and largest share of the area of a training image that is cropped.
         ratio: Least and largest ratio of width to height of that crop.
         flip: Probability of mirroring a training image.
@@ -30,17 +42,17 @@ class DataSettings:
         max_unreadable: Images that may be unreadable before the run stops.
     """
 
-    name: str
-    data_dir: str
-    train_split: str
-    eval_split: str
-    image_size: int
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: float
-    eval_crop: float
-    num_workers: int
-    max_unreadable: int
+    name: Text
+    data_dir: PathText
+    train_split: Text
+    eval_split: Text
+    image_size: Sides
+    scale: Annotated[tuple[_Area, _Area], Rising()]
+    ratio: Annotated[tuple[_Ratio, _Ratio], Rising()]
+    flip: Share
+    eval_crop: Annotated[float, Range(0.1, 1)]
+    num_workers: NumWorkers
+    max_unreadable: Count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +73,15 @@ class AugmentSettings:
         label_smoothing: Share of the target spread over all classes.
     """
 
-    randaugment_layers: int
-    randaugment_magnitude: float
-    randaugment_std: float
-    erasing: float
-    mixup: float
-    cutmix: float
-    mixup_switch: float
-    mix_group_size: int
-    label_smoothing: float
+    randaugment_layers: Annotated[int, Range(0, 20)]
+    randaugment_magnitude: Annotated[float, Range(0, 10)]
+    randaugment_std: Annotated[float, Range(0, 10)]
+    erasing: Share
+    mixup: _Beta
+    cutmix: _Beta
+    mixup_switch: Share
+    mix_group_size: Count
+    label_smoothing: Annotated[float, Range(0, below=1)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,35 +94,8 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raises ConfigError if a value is impossible."""
+    """Raises ConfigError if there can be no such model."""
     settings.model.check("classification")
-    check_positive(settings.data.image_size, "config.data.image_size")
-    check_share(settings.data.flip, "config.data.flip")
-    check_share(settings.data.eval_crop, "config.data.eval_crop")
-    check_positive(settings.data.eval_crop, "config.data.eval_crop")
-    for name in ("scale", "ratio"):
-        low, high = getattr(settings.data, name)
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"config.data.{name} is ({low}, {high}); it must rise from above 0."
-            )
-    check_not_negative(settings.data.max_unreadable, "config.data.max_unreadable")
-    for name in (
-        "randaugment_layers",
-        "randaugment_std",
-        "mixup",
-        "cutmix",
-        "mix_group_size",
-    ):
-        check_not_negative(getattr(settings.augment, name), f"config.augment.{name}")
-    magnitude = settings.augment.randaugment_magnitude
-    if not 0 <= magnitude <= 10:
-        raise ConfigError(
-            f"config.augment.randaugment_magnitude is {magnitude} but must be within 0 "
-            "and 10."
-        )
-    for name in ("erasing", "mixup_switch", "label_smoothing"):
-        check_share(getattr(settings.augment, name), f"config.augment.{name}")
 
 
 def check_mix_group_size(settings: AugmentSettings, batch_size: int) -> None:

@@ -83,7 +83,8 @@ class Segmentation:
         self._batch_size = batch_size
         self._seed = seed
         self._eval_transform = SegmentationEvalTransform(data.scale, data.zero_label)
-        self.steps_per_epoch = len(self._train) // batch_size
+        self.num_train_examples = len(self._train)
+        self.steps_per_epoch = self.num_train_examples // batch_size
         self.description = {
             "model": {
                 "name": self._settings.model.name,

@@ -1,124 +1,255 @@
-"""Saves and restores; the only file that knows Orbax.
+"""Saves and restores the checkpoints of a run.
 
 A checkpoint holds `model` (weights and running statistics), `optimizer` (moments and
-the step; absent in converted weights) and a description of the model in JSON.
+the step; absent in converted weights) and a manifest.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
+import numpy as np
 
 from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint_folder import (
+    find_checkpoint,
+    list_steps,
+    move_away,
+    read_description,
+)
+from litv2_jax.training.log import announce
+from litv2_jax.training.manifest import (
+    DamagedCheckpointError,
+    Manifest,
+    add_results,
+    create_manifest,
+    find_best,
+    read_manifest,
+)
 from litv2_jax.training.step import TrainState
+from litv2_jax.training.storage import (
+    CheckpointError,
+    create_checkpointer,
+    explain_failure,
+)
+from litv2_jax.training.stored_arrays import (
+    StoredArrays,
+    arrange,
+    by_name,
+    shapes_by_name,
+)
+from litv2_jax.training.weights import load_weights, save_weights, start_from
 
-_FORMAT = 1
+# Whoever saves or reads a checkpoint finds all of it here.
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "DamagedCheckpointError",
+    "find_checkpoint",
+    "load_weights",
+    "read_description",
+    "save_weights",
+    "start_from",
+]
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written."""
+# What must not change while a run lasts, and what to call it.
+_RUN_FACTS = {
+    "batch_size": "config.batch_size",
+    "num_train_examples": "The number of training images",
+}
 
 
 class Checkpoints:
     """The checkpoints of a run: the last two, and the one with the best result.
 
-    Of the last two, one is whole whatever happens while the other is being written.
+    Of the last two, one stays whole whatever happens while the other is being written.
     """
 
-    def __init__(self, directory: Path, best: str, description: dict[str, Any]):
-        """Opens the directory, which need not exist.
+    def __init__(
+        self,
+        directory: Path,
+        best: str,
+        description: dict[str, Any],
+        on_saved: Callable[[], None] = lambda: None,
+    ):
+        """Names the directory, which need not exist; nothing is read or written yet.
 
         Args:
             directory: One numbered folder per checkpoint.
             best: Name of the result that is better when larger.
-            description: Of the model, in JSON; saved with each checkpoint.
+            description: Of the model and the run, in JSON; saved with each checkpoint.
+            on_saved: Called, in a thread, when a checkpoint is complete.
         """
         self._directory = directory
-        self._description = {"format": _FORMAT, "best": best, **description}
-        policies = ocp.training.preservation_policies
-        kept = [
-            policies.LatestN(2),
-            policies.BestN(
-                get_metric_fn=lambda results: results[best],
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        self._checkpointer = ocp.training.Checkpointer(
-            str(directory.absolute()),
-            preservation_policy=policies.AnyPreservationPolicy(kept),  # pyright: ignore
-            cleanup_tmp_directories=True,
-        )
+        self._description = {"best": best, **description}
+        self._on_saved = on_saved
+        self._manifests: dict[int, Manifest] = {}
+
+    @functools.cached_property
+    def _checkpointer(self) -> Any:
+        """What saves; what an interrupted save left behind is removed first."""
+        for step in self.steps():
+            # One that is damaged is not the best.
+            with contextlib.suppress(ConfigError):
+                self._manifests[step] = read_manifest(self._directory / str(step))
+        return create_checkpointer(self._directory, self, self._on_saved)
+
+    def open(self) -> None:
+        """Makes the directory, so that one that cannot be written to is known early.
+
+        Raises:
+            CheckpointError: If it cannot be written to.
+        """
+        with explain_failure(self._directory):
+            _ = self._checkpointer
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        """Tells Orbax which checkpoints to keep: the last two and the best."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        known = [self._manifests[step] for step in steps if step in self._manifests]
+        kept = {*sorted(steps)[-2:], find_best(known)}
+        return [step in kept for step in steps]
+
+    def steps(self) -> list[int]:
+        """Returns the steps that have a checkpoint, damaged or not, in order."""
+        return list_steps(self._directory)
+
+    def finished(self) -> list[int]:
+        """Returns the same after waiting until the last of them is complete."""
+        with explain_failure(self._directory):
+            self._checkpointer.wait()
+        return self.steps()
 
     def save(self, step: int, state: TrainState, results: Mapping[str, float]) -> None:
         """Begins to save; the state may be overwritten as soon as this returns.
 
         Args:
-            step: Updates made so far; a checkpoint of the same step is replaced.
+            step: Steps made so far; a checkpoint of the same step is replaced.
             state: What to save.
             results: Of the evaluation at this step; empty if there was none.
 
         Raises:
             CheckpointError: If the one before could not be written, or this one.
         """
-        with self._explain_failure():
+        content = _checkpointables(state)
+        # The first process alone writes the manifest.
+        arrays = by_name(content) if jax.process_index() == 0 else {}
+        manifest = create_manifest(
+            self._description, arrays, step=step, results=results
+        )
+        with explain_failure(self._directory):
+            self._checkpointer.wait()
+            self._manifests[step] = Manifest(
+                self._description, step, dict(results), None
+            )
             self._checkpointer.save_checkpointables_async(
-                step,
-                _checkpointables(state),
-                force=True,
-                overwrite=True,
-                metrics=dict(results) or None,
-                custom_metadata=self._description,
+                step, content, force=True, overwrite=True, custom_metadata=manifest
             )
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, float]] | None:
+    def add_results(self, step: int, results: Mapping[str, float]) -> None:
+        """Adds the results of an evaluation to the checkpoint that was restored for it.
+
+        Raises:
+            CheckpointError: If they could not be written.
+        """
+        self._manifests[step] = Manifest(self._description, step, dict(results), None)
+        if jax.process_index() == 0:
+            with explain_failure(self._directory):
+                add_results(self._directory / str(step), results)
+
+    def restore(
+        self, like: TrainState, *, skip_damaged: bool = False
+    ) -> tuple[TrainState, dict[str, float]] | None:
         """Returns the latest state and its results, or None if there is none.
 
         Args:
             like: Shapes, types and shardings of the state.
+            skip_damaged: Whether to take the latest that is whole, and to move those
+                after it out of the way.
 
         Raises:
-            ConfigError: If the checkpoint is that of another model.
+            ConfigError: If the checkpoint is damaged, that of another model, or of
+                another kind of run.
         """
-        latest = self._checkpointer.latest
-        if latest is None:
-            return None
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                restored = self._restore(step, like)
+            except DamagedCheckpointError as error:
+                if not skip_damaged:
+                    raise self._advise(error, step) from error
+                announce(f"{error} Going on from the one before it.")
+                damaged.append(step)
+                continue
+            if jax.process_index() == 0:
+                move_away(self._directory, damaged)
+            return restored
+        if damaged:
+            raise ConfigError(
+                f"None of the checkpoints in {self._directory} is whole: bring back a "
+                "copy of one, or start again in another workdir."
+            )
+        return None
+
+    def _advise(
+        self, error: DamagedCheckpointError, step: int
+    ) -> DamagedCheckpointError:
+        older = [other for other in self.steps() if other < step]
+        advice = (
+            f"add --skip-damaged to go on from the one of step {older[-1]}"
+            if older
+            else "there is none before it to go on from"
+        )
+        return DamagedCheckpointError(error.path, f"{error.reason}; {advice}")
+
+    def _restore(
+        self, step: int, like: TrainState
+    ) -> tuple[TrainState, dict[str, float]]:
         wanted = _checkpointables(like)
-        check_model(Path(latest.path), wanted["model"])
-        loaded = self._checkpointer.load_checkpointables(latest, wanted)
+        stored = StoredArrays.open(self._directory / str(step), list(wanted))
+        self._check_run(stored)
+        stored.check_fit(shapes_by_name(wanted))
+        loaded = jax.tree.map(_place, arrange(stored.read(), wanted), wanted)
         model, optimizer = loaded["model"], loaded["optimizer"]
         state = TrainState(
             optimizer["step"], model["params"], model["stats"], optimizer["opt_state"]
         )
-        results: Any = latest.metrics
-        return state, results or {}
+        # The digests vouch for the state's own step, where there are any.
+        is_old = stored.manifest.arrays is None
+        found = int(state.step) if is_old else stored.manifest.step
+        if found != step:
+            raise DamagedCheckpointError(stored.path, f"it is that of step {found}")
+        return state, stored.manifest.results
+
+    def _check_run(self, stored: StoredArrays) -> None:
+        """Raises ConfigError if a step stood for other images than it does now."""
+        old = stored.manifest.description.get("run", {})
+        new = self._description.get("run", {})
+        for key, name in _RUN_FACTS.items():
+            if key in old and key in new and old[key] != new[key]:
+                raise ConfigError(
+                    f"{name} was {old[key]:,} when {stored.path} was saved and is "
+                    f"{new[key]:,}, so that its steps stand for other images: change "
+                    "it back, or begin a new run in another workdir with "
+                    f"--config.weights={stored.path}."
+                )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Waits until everything is saved."""
-        if kind is CheckpointError:
+        if kind is CheckpointError or "_checkpointer" not in self.__dict__:
             return
-        with self._explain_failure():
+        with explain_failure(self._directory):
             self._checkpointer.close()
-
-    @contextlib.contextmanager
-    def _explain_failure(self) -> Iterator[None]:
-        try:
-            yield
-        # What TensorStore says comes as any of these.
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise CheckpointError(
-                f"A checkpoint could not be written to {self._directory}: {reason}. "
-                "Those before it are whole: see that there is room and that the folder "
-                "can be written to, and start the same command again."
-            ) from error
 
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:
@@ -128,160 +259,8 @@ def _checkpointables(state: TrainState) -> dict[str, Any]:
     }
 
 
-def save_weights(
-    path: Path, params: dict[str, Any], stats: dict[str, Any], description: dict
-) -> None:
-    """Writes a checkpoint without optimizer, such as converted weights.
-
-    Raises:
-        ConfigError: If there is something at the path already.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(f"{path} exists already: name a folder that does not.")
-    ocp.save_checkpointables(
-        str(path.absolute()),
-        {"model": {"params": params, "stats": stats}},
-        custom_metadata={"format": _FORMAT, **description},
+def _place(array: np.ndarray, like: jax.Array) -> jax.Array:
+    """Puts an array that every process has on the devices of a sharding."""
+    return jax.make_array_from_callback(
+        array.shape, like.sharding, lambda index: array[index]
     )
-
-
-def load_weights(
-    path: Path, params: dict[str, Any], stats: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns weights and running statistics from a checkpoint or the best of a run.
-
-    Args:
-        path: For `find_checkpoint`.
-        params: Shapes and types of the weights wanted.
-        stats: Shapes and types of the running statistics wanted.
-
-    Raises:
-        ConfigError: If there is no checkpoint, or it is that of another model.
-    """
-    path = find_checkpoint(path)
-    wanted = {"params": params, "stats": stats}
-    check_model(path, wanted)
-    model = _load_model(path, wanted)
-    return model["params"], model["stats"]
-
-
-def start_from(
-    path: Path, params: dict[str, Any], stats: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns weights to begin a run with, and which parts of the model stay new.
-
-    All are the checkpoint's if it is of the same kind of model. If it is of another
-    kind, such as a classifier where pixels are to be classified, its backbone is taken.
-
-    Args:
-        path: For `find_checkpoint`.
-        params: New weights.
-        stats: New running statistics.
-
-    Raises:
-        ConfigError: If there is no checkpoint, or it does not fit.
-    """
-    path = find_checkpoint(path)
-    stored: Any = ocp.checkpointables_metadata(str(path)).metadata["model"]
-    parts = stored["params"].keys()
-    if parts == params.keys() or "backbone" not in parts & params.keys():
-        return *load_weights(path, params, stats), []
-    wanted = {
-        kind: {"backbone": tree["backbone"]}
-        for kind, tree in (("params", params), ("stats", stats))
-    }
-    backbone = {kind: {"backbone": stored[kind]["backbone"]} for kind in wanted}
-    _check_arrays(path, backbone, wanted)
-    model = _load_model(path, stored)
-    return (
-        {**params, "backbone": model["params"]["backbone"]},
-        {**stats, "backbone": model["stats"]["backbone"]},
-        sorted(params.keys() - {"backbone"}),
-    )
-
-
-def _load_model(path: Path, shapes: Any) -> dict[str, Any]:
-    """Returns all arrays of the model in a checkpoint, whose shapes are given."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes
-    )
-    model = ocp.load_checkpointables(str(path), {"model": like})["model"]
-    # New arrays, because those that Orbax made are bound to their device.
-    return jax.tree.map(jnp.asarray, jax.device_get(model))
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Returns the folder of the checkpoint that is meant.
-
-    Args:
-        path: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    path = path.absolute()
-    if (path / "_CHECKPOINT_METADATA").is_file():
-        return path
-    for directory in (path / "checkpoints", path):
-        if directory.is_dir():
-            with ocp.training.Checkpointer(str(directory)) as checkpointer:
-                checkpoints = list(checkpointer.checkpoints)
-            if checkpoints:
-                return Path(_best_of(checkpoints).path)
-    raise ConfigError(
-        f"There is no checkpoint in {path}: name the workdir of a run, or a folder "
-        "that convert_torch_weights.py wrote."
-    )
-
-
-def _best_of(checkpoints: list[Any]) -> Any:
-    best = read_description(Path(checkpoints[-1].path)).get("best", "")
-    return max(checkpoints, key=lambda c: (c.metrics or {}).get(best, 0.0))
-
-
-def read_description(path: Path) -> dict[str, Any]:
-    """Returns what a checkpoint says of its model.
-
-    Args:
-        path: From `find_checkpoint`.
-    """
-    description: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
-    return description or {}
-
-
-def check_model(path: Path, wanted: dict[str, Any]) -> None:
-    """Raises ConfigError, naming all differences, if a checkpoint has other arrays.
-
-    Args:
-        path: From `find_checkpoint`.
-        wanted: `params` and `stats`, of anything with a shape.
-    """
-    _check_arrays(
-        path, ocp.checkpointables_metadata(str(path)).metadata["model"], wanted
-    )
-
-
-def _check_arrays(path: Path, there: Any, here: Any) -> None:
-    stored, ours = _shapes(there), _shapes(here)
-    problems = [
-        f"{name}: {stored.get(name, 'absent')} in the checkpoint, "
-        f"{ours.get(name, 'absent')} in the model"
-        for name in sorted(stored.keys() | ours.keys())
-        if stored.get(name) != ours.get(name)
-    ]
-    if problems:
-        shown = problems[:10] + ["..."] * (len(problems) > 10)
-        model = read_description(path).get("model", "an unknown model")
-        raise ConfigError(
-            f"The checkpoint {path} does not fit the model ({len(problems)} "
-            "arrays):\n  " + "\n  ".join(shown) + f"\nIt was made for {model}."
-        )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {
-        "/".join(str(entry.key) for entry in path): tuple(leaf.shape)
-        for path, leaf in leaves
-    }

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from litv2_jax.training.checkpoint import start_from
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.plan import Plan, RunSettings
 from litv2_jax.training.task import Task
@@ -17,15 +18,26 @@ from litv2_jax.training.task import Task
 _NUM_TIMED = 3
 
 
-def describe_run(task: Task, settings: RunSettings) -> str:
-    """Returns a page of facts; compiles the update and times it, writing nothing.
+def describe_run(task: Task, settings: RunSettings, note: str = "") -> str:
+    """Returns a page of facts; compiles the step and times it, writing nothing.
 
     Args:
         task: The problem.
         settings: The recipe.
+        note: What else a run would do.
+
+    Raises:
+        ConfigError: If the weights to begin with are not there or do not fit.
     """
     devices, plan = Devices(), Plan(task, settings)
-    state = devices.replicate(plan.create_state(task, settings))
+    state = plan.create_state(task, settings)
+    notes = {"first": note} if note else {}
+    if settings.weights:
+        *_, new = start_from(settings.weights, state.params, state.stats)
+        notes["weights"] = settings.weights
+        if new:
+            notes["weights"] += f", the backbone; {', '.join(new)} are new"
+    state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))
     with contextlib.closing(iter(task.train_batches(0))) as batches:
         batch = devices.share_batch(next(batches))
@@ -35,6 +47,7 @@ def describe_run(task: Task, settings: RunSettings) -> str:
     seconds = _time_updates(step, state, batch, key)
     warmup = int(settings.optimizer.warmup_epochs * task.steps_per_epoch)
     facts = {
+        **notes,
         **task.facts(),
         "parameters": f"{num_parameters:,}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "

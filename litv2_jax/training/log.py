@@ -1,10 +1,8 @@
 """What a run shows and writes: progress bar, metrics.jsonl, TensorBoard, report/."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +12,7 @@ from tqdm import tqdm
 
 from litv2_jax.training.performance import Performance
 from litv2_jax.training.report import draw_curves, summarise
+from litv2_jax.training.rows import append_row, read_rows, replace_rows
 
 
 class Log:
@@ -50,8 +49,8 @@ class Log:
         self._batch_size = batch_size
         self._every = every
         self._unwritten: list[Mapping[str, float]] = []
-        rows = [row for row in _read_rows(workdir) if row["step"] <= start_step]
-        _replace_rows(workdir, rows)
+        rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
+        replace_rows(workdir, rows)
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1
         )
@@ -84,16 +83,29 @@ class Log:
         if step % self._every == 0:
             self.write_means(step)
 
-    def write_skipped(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes a row about an update that was not made, and warns."""
+    def write_skipped(
+        self, step: int, scalars: Mapping[str, float], in_a_row: int, since: int
+    ) -> None:
+        """Writes a row about a step that was not applied, and warns.
+
+        Args:
+            step: Its number.
+            scalars: Its numbers.
+            in_a_row: How many were skipped up to it, those of earlier starts included.
+            since: Last step that was applied before them.
+        """
         if not self._is_first:
             return
         self._bar.update(self._batch_size)
         # JSON knows no NaN.
         row = {name: str(value) for name, value in scalars.items()}
-        self._append({"step": step, "kind": "skipped", **row})
+        counts = {"in_a_row": in_a_row, "since": since}
+        append_row(self._workdir, {"step": step, "kind": "skipped", **counts, **row})
         self._board.add_scalar("train/skipped", 1, step)
-        tqdm.write(f"step {step} is left out, not being finite: {_format(scalars)}")
+        tqdm.write(
+            f"step {step} skipped: its loss, its gradient or the new weights are not "
+            f"finite: {_format(scalars)}"
+        )
 
     def write_evaluation(
         self, step: int, epoch: float, results: Mapping[str, float]
@@ -130,7 +142,7 @@ class Log:
         """
         if not self._is_first:
             return
-        rows = _read_rows(self._workdir)
+        rows = read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
         self.draw("predictions", draw_examples)
         (self._report / "summary.md").write_text(
@@ -152,7 +164,7 @@ class Log:
             self._write_performance(step)
 
     def _write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
-        self._append({"step": step, "kind": kind, **scalars})
+        append_row(self._workdir, {"step": step, "kind": kind, **scalars})
         for name, value in scalars.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
@@ -167,10 +179,6 @@ class Log:
         for name, value in numbers.items():
             self._board.add_scalar(f"performance/{name}", value, step)
 
-    def _append(self, row: dict[str, Any]) -> None:
-        with _rows_file(self._workdir).open("a") as file:
-            file.write(json.dumps(row) + "\n")
-
 
 def announce(text: str) -> None:
     """Prints a line, once for all processes."""
@@ -180,26 +188,3 @@ def announce(text: str) -> None:
 
 def _format(scalars: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-
-
-def _rows_file(workdir: Path) -> Path:
-    return workdir / "metrics.jsonl"
-
-
-def _read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Returns what was written; a run that was killed may have left half a line."""
-    rows = []
-    if _rows_file(workdir).exists():
-        for line in _rows_file(workdir).read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
-
-
-def _replace_rows(workdir: Path, rows: list[dict[str, Any]]) -> None:
-    workdir.mkdir(parents=True, exist_ok=True)
-    temporary = _rows_file(workdir).with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, _rows_file(workdir))

@@ -1,30 +1,33 @@
 """Trains any task, and picks up where an interrupted run stopped."""
 
 import contextlib
-import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from litv2_jax.training.checkpoint import Checkpoints, start_from
+from litv2_jax.paths import expand_path
+from litv2_jax.training.begin import begin, check_weights, describe
+from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.devices import Devices, StopRequest
+from litv2_jax.training.divergence import SkippedSteps, TrainingError
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.failures import failing_together
 from litv2_jax.training.log import Log, announce
 from litv2_jax.training.plan import Plan, RunSettings
 from litv2_jax.training.profile import Profiler, StepRange
 from litv2_jax.training.provenance import record_start
+from litv2_jax.training.rows import find_skipped, read_rows
 from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
+from litv2_jax.training.workdir import locked, mark_saved
+
+__all__ = ["StoppedError", "TrainingError", "fit"]
 
 # How many images to draw as training sees them.
 _NUM_EXAMPLES = 16
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; its message says why."""
 
 
 class StoppedError(RuntimeError):
@@ -34,9 +37,12 @@ class StoppedError(RuntimeError):
 def fit(
     task: Task,
     settings: RunSettings,
-    workdir: Path,
+    workdir: str | Path,
     devices: Devices | None = None,
     profiled: StepRange | None = None,
+    *,
+    on_begin: Callable[[], None] = lambda: None,
+    skip_damaged: bool = False,
 ) -> dict[str, float]:
     """Trains to the end, resuming where the workdir's latest checkpoint stands.
 
@@ -46,35 +52,62 @@ def fit(
         workdir: Gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `report/`.
         devices: Where to train; everywhere by default.
         profiled: Steps to write a trace of; none by default.
+        on_begin: Called once the settings have proved to work, by a first step.
+        skip_damaged: Whether to resume from the latest checkpoint that is whole.
 
     Returns:
         The last evaluation.
 
     Raises:
-        ConfigError: If a checkpoint does not fit the model, or the run does not have
-            the steps to trace.
+        CheckpointError: If a checkpoint could not be written.
+        ConfigError: If the workdir is in use, a checkpoint is damaged or does not fit
+            the run, checkpoints are gone, or the run does not have the steps to trace.
         StoppedError: If SIGTERM or Ctrl-C asked to stop; a checkpoint has been saved.
-        TrainingError: If too many losses in a row are not finite.
+        TrainingError: If the run diverges.
     """
+    workdir = expand_path(workdir)
     devices = devices or Devices()
     plan = Plan(task, settings)
     profiled = profiled or StepRange()
     profiled.check(0, plan.num_steps)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        task.best,
+        describe(task, settings),
+        functools.partial(mark_saved, workdir),
+    )
+    check_weights(settings, checkpoints)
     with (
+        locked(workdir),
         StopRequest() as stop,
-        Checkpoints(
-            workdir / "checkpoints", task.best, task.description
-        ) as checkpoints,
+        checkpoints,
         # Innermost, because leaving the others waits for the other processes.
         failing_together(StoppedError),
     ):
-        state, results = _begin(task, settings, plan, devices, checkpoints)
+        state, results = begin(
+            task,
+            settings,
+            plan,
+            devices,
+            checkpoints,
+            workdir,
+            skip_damaged=skip_damaged,
+        )
         start_step = int(state.step)
+        skipped = SkippedSteps(
+            settings.max_skipped_steps,
+            start_step=start_step,
+            earlier=find_skipped(read_rows(workdir)),
+        )
+        skipped.check_results(start_step, results, checkpoints.steps())
         is_reported = (workdir / "report" / "summary.md").exists()
         if start_step >= plan.num_steps and results and is_reported:
+            on_begin()
             announce(f"The run in {workdir} is finished, at step {start_step}.")
             return results
         profiled.check(start_step, plan.num_steps)
+        # All processes have read the log when the first one goes on to cut it.
+        checkpoints.open()
         with Log(
             workdir,
             start_step=start_step,
@@ -83,37 +116,19 @@ def fit(
             every=settings.log_every_steps,
         ) as log:
             record_start(workdir, start_step)
-            profiler = Profiler(profiled, workdir / "tensorboard")
             trainer = _Trainer(
-                task, settings, plan, devices, checkpoints, log, stop, profiler
+                task,
+                settings,
+                plan,
+                devices,
+                checkpoints,
+                log,
+                stop,
+                Profiler(profiled, workdir / "tensorboard"),
+                skipped,
+                on_begin,
             )
             return trainer.run(state, results)
-
-
-def _begin(
-    task: Task,
-    settings: RunSettings,
-    plan: Plan,
-    devices: Devices,
-    checkpoints: Checkpoints,
-) -> tuple[TrainState, dict[str, float]]:
-    """Returns the state to go on from, on all devices, and its evaluation if any."""
-    like = plan.create_abstract_state(task)
-    restored = checkpoints.restore(devices.replicate_shapes(like))
-    if restored:
-        announce(f"Found a checkpoint of step {int(restored[0].step)}.")
-        return restored
-    state = plan.create_state(task, settings)
-    if settings.weights:
-        weights = Path(settings.weights)
-        params, stats, new = start_from(weights, state.params, state.stats)
-        state = dataclasses.replace(state, params=params, stats=stats)
-        if new:
-            announce(
-                f"Only the backbone is taken from {weights}, which is of another kind "
-                f"of model; {', '.join(new)} are new."
-            )
-    return devices.replicate(state), {}
 
 
 class _Trainer:
@@ -129,6 +144,8 @@ class _Trainer:
         log: Log,
         stop: StopRequest,
         profiler: Profiler,
+        skipped: SkippedSteps,
+        on_begin: Callable[[], None],
     ):
         self._task = task
         self._settings = settings
@@ -139,7 +156,11 @@ class _Trainer:
         self._stop = stop
         self._profiler = profiler
         self._evaluator = Evaluator(task, devices)
-        self._num_skipped = 0
+        self._skipped = skipped
+        self._on_begin = on_begin
+        self._has_begun = False
+        # The first of the steps after which to save whose turn was missed.
+        self._overdue: int | None = None
         key = jax.random.fold_in(jax.random.key(settings.seed), 1)
         self._key = devices.replicate(key)
 
@@ -148,7 +169,9 @@ class _Trainer:
         start_step = int(state.step)
         if self._plan.evaluates_at(start_step) and not results:
             # The run was stopped before it had evaluated what it saved.
-            results = self._save(start_step, state, is_stopping=False)
+            results = self._evaluate(start_step, state)
+            self._checkpoints.add_results(start_step, results)
+            self._stop_if_asked(start_step)
         elif start_step >= self._plan.num_steps:
             # Only its report is missing, which shows examples of an evaluation.
             self._evaluator(state.params, state.stats)
@@ -176,6 +199,8 @@ class _Trainer:
                     self._record(*latest)
                     latest = None
                     results = self._save(step, state, is_stopping)
+        self._begin()
+        self._skipped.check_end(self._plan.num_steps, self._checkpoints.finished())
         example = self._evaluator.predict(state.params, state.stats)
         self._log.report(
             lambda path: self._task.draw(*example, path),
@@ -186,52 +211,80 @@ class _Trainer:
 
     def _saves_at(self, step: int) -> bool:
         every = self._settings.checkpoint_every_steps
-        return self._plan.evaluates_at(step) or bool(every and step % every == 0)
+        is_due = self._plan.evaluates_at(step) or bool(every and step % every == 0)
+        return is_due or self._overdue is not None
 
     def _save(
         self, step: int, state: TrainState, is_stopping: bool
     ) -> dict[str, float]:
-        """Evaluates if it is time to, saves, and stops the run if it is to stop."""
+        """Evaluates if it is time to, saves, and stops the run if it is to stop.
+
+        While steps are being skipped, neither is done, so that checkpoints from before
+        stay; the first step that is applied makes up for it.
+        """
         self._log.write_means(step)
         results = {}
-        if self._plan.evaluates_at(step) and not is_stopping:
-            results = self._evaluator(state.params, state.stats, self._stop)
+        if self._skipped.is_skipping:
+            if self._overdue is None or self._plan.evaluates_at(step):
+                self._overdue = step
+        else:
+            due = step if self._overdue is None else self._overdue
+            self._overdue = None
+            if self._plan.evaluates_at(due) and not is_stopping:
+                results = self._evaluate(step, state)
+            self._checkpoints.save(step, state, results)
+        self._log.performance.restart()
+        self._stop_if_asked(step, is_stopping)
+        return results
+
+    def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Returns the results, which are logged; none if asked to stop meanwhile."""
+        results = self._evaluator(state.params, state.stats, self._stop)
         if results:
+            self._skipped.check_results(step, results, self._checkpoints.finished())
             epoch = step / self._task.steps_per_epoch
             self._log.write_evaluation(step, epoch, results)
-        self._checkpoints.save(step, state, results)
-        self._log.performance.restart()
-        if is_stopping or self._stop.is_received:
-            raise StoppedError(
-                f"Stopped as asked, with a checkpoint of step {step} of "
-                f"{self._plan.num_steps}. Start the same command again to go on."
-            )
         return results
+
+    def _stop_if_asked(self, step: int, is_stopping: bool = False) -> None:
+        if not is_stopping and not self._stop.is_received:
+            return
+        if self._skipped.is_skipping:
+            raise StoppedError(
+                f"Stopped as asked at step {step} of {self._plan.num_steps}, without a "
+                "checkpoint because the last steps have been skipped. Start the same "
+                "command again to go on from the one before."
+            )
+        raise StoppedError(
+            f"Stopped as asked, with a checkpoint of step {step} of "
+            f"{self._plan.num_steps}. Start the same command again to go on."
+        )
+
+    def _begin(self) -> None:
+        """Keeps the settings, once a step has shown that they work."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._on_begin()
 
     def _record(self, step: int, scalars: Mapping[str, jax.Array]) -> None:
         """Logs a step.
 
         Raises:
             ConfigError: If too many records are unreadable.
-            TrainingError: If too many updates in a row have been skipped.
+            TrainingError: If too many in a row have been skipped.
         """
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
         self._task.check_unreadable(int(values.pop("num_unreadable")))
-        if not values.pop("skipped"):
-            self._num_skipped = 0
-            self._log.write_step(step, values)
-            return
-        self._num_skipped += 1
-        self._log.write_skipped(step, values)
-        if self._num_skipped > self._settings.max_skipped_steps:
-            raise TrainingError(
-                f"At step {step} the loss is {values['loss']} and the gradient norm "
-                f"{values['grad_norm']}, at a learning rate of "
-                f"{values['learning_rate']:.3g}; {self._num_skipped} updates in a row "
-                "have been left out for that, more than config.max_skipped_steps. None "
-                "of them is in the last checkpoint: start again from it with a lower "
-                "learning rate."
+        self._begin()
+        if values.pop("skipped"):
+            self._skipped.add_skipped()
+            self._log.write_skipped(
+                step, values, self._skipped.count, self._skipped.since
             )
+            self._skipped.check(step, values, self._checkpoints.finished())
+        else:
+            self._log.write_step(step, values)
+            self._skipped.add_applied(step)
 
     def _draw_examples(self, batch: Batch) -> None:
         """Draws some examples as training sees them, of this process alone."""

@@ -1,17 +1,20 @@
 """AdamW and its learning rates, as in the published recipe."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from litv2_jax.settings import ConfigError, check_not_negative, check_positive
+from litv2_jax.settings import ConfigError, OneOf, Range
 
 SCHEDULES = ("cosine", "polynomial")
 DECAYS = ("matrices", "all")
+
+# AdamW moves a weight by about its rate in each step: more than this only diverges.
+_Rate = Annotated[float, Range(0, 10)]
 
 # Of the polynomial, in all of mmsegmentation's recipes.
 _POWER = 0.9
@@ -37,27 +40,19 @@ class OptimizerSettings:
         decay: What decays: `matrices`, arrays of two or more dimensions, or `all`.
     """
 
-    learning_rate: float
-    warmup_learning_rate: float
-    end_learning_rate: float
-    base_batch_size: int
-    warmup_epochs: float
-    weight_decay: float
-    offset_scale: float
-    clip_norm: float
-    schedule: str = "cosine"
-    decay: str = "matrices"
+    learning_rate: Annotated[float, Range(above=0, most=10)]
+    warmup_learning_rate: _Rate
+    end_learning_rate: _Rate
+    base_batch_size: Annotated[int, Range(1, 2**24)]
+    warmup_epochs: Annotated[float, Range(0, 10**6)]
+    weight_decay: Annotated[float, Range(0, 10)]
+    offset_scale: Annotated[float, Range(0, 100)]
+    clip_norm: Annotated[float, Range(0, 10**6)]
+    schedule: Annotated[str, OneOf(*SCHEDULES)] = "cosine"
+    decay: Annotated[str, OneOf(*DECAYS)] = "matrices"
 
     def check(self, epochs: float) -> None:
-        """Raises ConfigError if a value is impossible."""
-        for name in ("learning_rate", "base_batch_size"):
-            check_positive(getattr(self, name), f"config.optimizer.{name}")
-        check_not_negative(self.clip_norm, "config.optimizer.clip_norm")
-        for name, choices in (("schedule", SCHEDULES), ("decay", DECAYS)):
-            if (value := getattr(self, name)) not in choices:
-                raise ConfigError(
-                    f"config.optimizer.{name} is {value!r}; use {' or '.join(choices)}."
-                )
+        """Raises ConfigError if values contradict each other."""
         if not 0 <= self.warmup_epochs <= epochs:
             raise ConfigError(
                 f"config.optimizer.warmup_epochs is {self.warmup_epochs} but must be "

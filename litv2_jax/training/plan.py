@@ -2,16 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from flax import nnx
 
 from litv2_jax.settings import (
     ConfigError,
+    Count,
+    OneOf,
+    PathText,
+    Range,
+    Text,
     check_batch_size,
-    check_not_negative,
-    check_positive,
     parse,
 )
 from litv2_jax.training.optimizer import (
@@ -30,6 +33,9 @@ from litv2_jax.training.task import Task
 
 # What `nnx.view` of a model knows to compute a second time.
 REMAT = ("none", "blocks")
+
+# Steps are counted in 32 bits.
+_MAX_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +62,18 @@ class RunSettings:
         optimizer: See there.
     """
 
-    task: str
-    seed: int
-    epochs: float
-    batch_size: int
-    accumulation_steps: int
-    batch_norm_group_size: int
-    remat: str
-    eval_every_epochs: float
-    checkpoint_every_steps: int
-    log_every_steps: int
-    max_skipped_steps: int
-    weights: str
+    task: Text
+    seed: Annotated[int, Range(0, 2**32 - 1)]
+    epochs: Annotated[float, Range(above=0, most=10**6)]
+    batch_size: Annotated[int, Range(above=0, most=2**24)]
+    accumulation_steps: Annotated[int, Range(above=0, most=2**24)]
+    batch_norm_group_size: Count
+    remat: Annotated[str, OneOf(*REMAT)]
+    eval_every_epochs: Annotated[float, Range(above=0, most=10**6)]
+    checkpoint_every_steps: Count
+    log_every_steps: Annotated[int, Range(above=0, most=2**31 - 1)]
+    max_skipped_steps: Count
+    weights: PathText
     optimizer: OptimizerSettings
 
     @classmethod
@@ -82,26 +88,9 @@ class RunSettings:
         return run, {k: v for k, v in config.items() if k not in names}
 
     def check(self, num_devices: int) -> None:
-        """Raises ConfigError if a value is impossible."""
-        for name in (
-            "epochs",
-            "accumulation_steps",
-            "eval_every_epochs",
-            "log_every_steps",
-        ):
-            check_positive(getattr(self, name), f"config.{name}")
-        for name in (
-            "batch_norm_group_size",
-            "checkpoint_every_steps",
-            "max_skipped_steps",
-        ):
-            check_not_negative(getattr(self, name), f"config.{name}")
+        """Raises ConfigError if values contradict each other or the devices."""
         check_batch_size(self.batch_size, num_devices, "config.batch_size")
         self._check_parts(num_devices)
-        if self.remat not in REMAT:
-            raise ConfigError(
-                f"config.remat is {self.remat!r}; use {' or '.join(REMAT)}."
-            )
         self.optimizer.check(self.epochs)
 
     def _check_parts(self, num_devices: int) -> None:
@@ -132,7 +121,17 @@ class Plan:
     """
 
     def __init__(self, task: Task, settings: RunSettings):
+        if task.steps_per_epoch < 1:
+            raise ConfigError(
+                f"config.batch_size is {settings.batch_size}, more than the "
+                f"{task.num_train_examples} training examples there are."
+            )
         self.num_steps = max(1, round(settings.epochs * task.steps_per_epoch))
+        if self.num_steps > _MAX_STEPS:
+            raise ConfigError(
+                f"config.epochs is {settings.epochs:g}, which makes "
+                f"{self.num_steps:,} steps; there may be {_MAX_STEPS:,}."
+            )
         self.eval_every = max(
             1, round(settings.eval_every_epochs * task.steps_per_epoch)
         )

@@ -52,16 +52,27 @@ class TrainState:
         grads: dict[str, Any],
         stats: dict[str, Any],
         optimizer: optax.GradientTransformationExtraArgs,
-        is_applied: jax.Array,
-    ) -> "TrainState":
-        """Returns the state one step on, updated or with nothing else changed."""
+        is_finite: jax.Array,
+    ) -> tuple["TrainState", jax.Array]:
+        """Returns the next state, and whether the optimizer's step was applied.
+
+        It is if `is_finite` and if everything it makes is finite as well: weights,
+        statistics and moments. Otherwise only `step` changes.
+        """
         updates, opt_state = optimizer.update(
             grads, self.opt_state, self.params, step=self.step
         )
         params = optax.apply_updates(self.params, updates)
         new, old = (params, stats, opt_state), (self.params, self.stats, self.opt_state)
+        is_applied = is_finite & _is_finite(new)
         kept: Any = jax.tree.map(lambda x, y: jnp.where(is_applied, x, y), new, old)
-        return TrainState(self.step + 1, *kept)
+        return TrainState(self.step + 1, *kept), is_applied
+
+
+def _is_finite(tree: Any) -> jax.Array:
+    """Returns whether all floating-point numbers in a tree are finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
 
 
 def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -98,8 +109,9 @@ def make_train_step(
     """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
 
     Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate`,
-    `num_unreadable` of the batch, the largest of all processes, and `skipped`: an
-    update whose loss or gradient is not finite is not made.
+    `num_unreadable` of the batch, the largest of all processes, and `skipped`: a step
+    is not applied if its loss, its gradient or what it would make of the weights is not
+    finite.
 
     Args:
         graphdef: Static half of the model, from `nnx.split(model, Param, BatchStat)`.
@@ -141,14 +153,15 @@ def make_train_step(
         grads, stats, scalars = take(state.params, state.stats, batch, model_key)
         norm = optax.tree.norm(grads)
         is_finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm)
+        next_state, is_applied = state.apply(grads, stats, optimizer, is_finite)
         scalars = {
             **scalars,
             "grad_norm": norm,
             "learning_rate": schedule(state.step),
             "num_unreadable": num_unreadable,
-            "skipped": ~is_finite,
+            "skipped": ~is_applied,
         }
-        return state.apply(grads, stats, optimizer, is_finite), scalars
+        return next_state, scalars
 
     return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
 

@@ -31,6 +31,7 @@ class Task(Protocol):
     """All that differs between classification, segmentation and detection.
 
     Attributes:
+        num_train_examples: Size of the training split.
         steps_per_epoch: Training batches in an epoch.
         num_eval_batches: Batches of `eval_batches`.
         num_eval_programs: Different shapes of these batches: a program is compiled for
@@ -40,6 +41,7 @@ class Task(Protocol):
             JSON.
     """
 
+    num_train_examples: int
     steps_per_epoch: int
     num_eval_batches: int
     num_eval_programs: int

@@ -66,6 +66,7 @@ class Toy:
         train_transform=None,
     ):
         self.description = {"model": {"name": "toy", "hidden": hidden}}
+        self.num_train_examples = train_size
         self.steps_per_epoch = train_size // batch_size
         self.num_eval_programs = 1
         self.num_eval_batches = -(-eval_size // batch_size)

@@ -1,0 +1,37 @@
+"""Lets a dry run open data sets and leave nothing behind."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from litv2_jax.data.tfds_source import find_unprepared
+from litv2_jax.data.tfrecord import without_keeping_index
+
+
+@contextlib.contextmanager
+def without_writing(
+    values: Mapping[str, Any],
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Lets data sets be opened, while the block runs, without writing what stays.
+
+    One that opening would prepare is prepared in a temporary folder.
+
+    Args:
+        values: The sections of a recipe that are the task's.
+
+    Yields:
+        The same, with that folder as `data.data_dir` if need be, and what a run would
+        prepare or "".
+    """
+    data = values.get("data", {})
+    name, data_dir = "", ""
+    if isinstance(data, Mapping):
+        name, data_dir = str(data.get("name")), str(data.get("data_dir"))
+    with without_keeping_index(), tempfile.TemporaryDirectory() as temporary:
+        folder = find_unprepared(name, data_dir)
+        if folder is None:
+            yield values, ""
+        else:
+            changed = {**values, "data": {**data, "data_dir": temporary}}
+            yield changed, f"{name} would be prepared in {folder}"

@@ -1,0 +1,95 @@
+"""Writes and reads weights: checkpoints without what only training needs."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from litv2_jax.paths import expand_path
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint_folder import advise_others, find_checkpoint
+from litv2_jax.training.manifest import create_manifest
+from litv2_jax.training.storage import write_arrays
+from litv2_jax.training.stored_arrays import (
+    StoredArrays,
+    arrange,
+    by_name,
+    shapes_by_name,
+)
+
+
+def save_weights(
+    path: Path, params: dict[str, Any], stats: dict[str, Any], description: dict
+) -> None:
+    """Writes a checkpoint without optimizer, such as converted weights.
+
+    Raises:
+        ConfigError: If there is something at the path already.
+    """
+    path = expand_path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(f"{path} exists already: name a folder that does not.")
+    content = {"model": {"params": params, "stats": stats}}
+    manifest = create_manifest(description, by_name(content))
+    write_arrays(path, content, manifest)
+
+
+def load_weights(
+    path: str | Path, params: dict[str, Any], stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns weights and running statistics from a checkpoint or the best of a run.
+
+    Args:
+        path: For `find_checkpoint`.
+        params: Shapes and types of the weights wanted.
+        stats: Shapes and types of the running statistics wanted.
+
+    Raises:
+        ConfigError: If there is no checkpoint, it is damaged, or it is that of another
+            model.
+    """
+    path = find_checkpoint(path)
+    with advise_others():
+        return _read_weights(StoredArrays.open(path, ["model"]), params, stats)
+
+
+def start_from(
+    path: str | Path, params: dict[str, Any], stats: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Returns weights to begin a run with, and which parts of the model stay new.
+
+    All are the checkpoint's if it is of the same kind of model. If it is of another
+    kind, such as a classifier where pixels are to be classified, its backbone is taken.
+
+    Args:
+        path: For `find_checkpoint`.
+        params: New weights.
+        stats: New running statistics.
+
+    Raises:
+        ConfigError: If there is no checkpoint, it is damaged, or it does not fit.
+    """
+    path = find_checkpoint(path)
+    with advise_others():
+        stored = StoredArrays.open(path, ["model"])
+        parts = {name.split("/")[2] for name in stored.shapes() if "/params/" in name}
+        if parts == params.keys() or "backbone" not in parts & params.keys():
+            return *_read_weights(stored, params, stats), []
+        backbone = [{"backbone": tree["backbone"]} for tree in (params, stats)]
+        new_params, new_stats = _read_weights(stored, *backbone, part="backbone")
+    return (
+        {**params, **new_params},
+        {**stats, **new_stats},
+        sorted(params.keys() - {"backbone"}),
+    )
+
+
+def _read_weights(
+    stored: StoredArrays, params: dict[str, Any], stats: dict[str, Any], part: str = ""
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns weights and statistics, all of them or one part of the model."""
+    wanted = {"model": {"params": params, "stats": stats}}
+    stored.check_fit(shapes_by_name(wanted), part)
+    model = jax.tree.map(jnp.asarray, arrange(stored.read(), wanted))["model"]
+    return model["params"], model["stats"]
