@@ -127,8 +127,8 @@ Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(0, 2**31 - 1)]
 # Side of an image in pixels; with less than 29, nothing is left for stride 32.
 Side = Annotated[int, Range(29, 4096)]
-# Processes that load images; each takes 200 MB.
-NumWorkers = Annotated[int, Range(0, 256)]
+# Processes that load images, each of which takes 200 MB; -1 lets Grain choose.
+NumWorkers = Annotated[int, Range(-1, 256)]
 # Both sides, or height and width.
 Sides = Side | tuple[Side, Side]
 Text = Annotated[str, _NotEmpty()]
