@@ -10,17 +10,16 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from litv2_jax.class_names import ade20k_names
 from litv2_jax.data.annotated_folders import (
-    ADE20K_CLASSES,
     annotation_path,
     image_path,
     list_annotated,
-    read_class_names,
 )
 from litv2_jax.settings import ConfigError
 
 # The value k of an annotation is name k - 1.
-CLASS_NAMES = read_class_names(ADE20K_CLASSES)
+CLASS_NAMES = ade20k_names()
 
 _FOLDERS = {"train": "training", "validation": "validation"}
 _COUNTS = {"train": 20_210, "validation": 2_000}
@@ -90,15 +89,15 @@ class Ade20k(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(
-        self, root: Path, split: str, names: list[str]
+        self, root: Path, split: str, names: list[tuple[str, str]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name in names:
-            image = image_path(root, _FOLDERS[split], name)
-            annotation = annotation_path(root, _FOLDERS[split], name)
+        for image_name, annotation_name in names:
+            image = image_path(root, _FOLDERS[split], image_name)
+            annotation = annotation_path(root, _FOLDERS[split], annotation_name)
             yield (
-                name,
+                image_name,
                 {
-                    "file_name": name,
+                    "file_name": image_name,
                     "image": image.read_bytes(),
                     "annotation": annotation.read_bytes(),
                 },

@@ -5,37 +5,37 @@ for the ending, PNG files with the class of each pixel.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from litv2_jax.class_names import ade20k_names, read_class_names
+from litv2_jax.data.files import PackedNames, find_folder, list_files
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
-
-ADE20K_CLASSES = Path(__file__).with_name("ade20k_classes.txt")
+from litv2_jax.text import compose, literal
 
 _IMAGES = (".jpg", ".jpeg", ".png")
 _ANNOTATIONS = (".png",)
 
+# The published tree of ADE20K has this list beside its folders.
+_ADE20K_LIST = "objectInfo150.txt"
+
 
 class AnnotatedFolderSource:
-    """The files of one split, ordered by name: `image` and `annotation`, both bytes.
-
-    As in `FolderSource`, their list is sent to other processes as one string.
-    """
+    """The files of one split, ordered by name: `image` and `annotation`, both bytes."""
 
     def __init__(self, split: str, data_dir: str):
         """Lists the files.
 
         Args:
             split: Folder of `images` and of `annotations`, such as `training`.
-            data_dir: Where these two are, and perhaps `classes.txt`, with the name of a
-                class in each line; without it they are those of ADE20K.
+            data_dir: Where these two are, and `classes.txt`, with the name of a class
+                in each line; the published tree of ADE20K needs none.
 
         Raises:
-            ConfigError: If a folder is not there, it has no images, or an image or an
-                annotation lacks the other.
+            ConfigError: If a folder or the names of the classes are not there, it has
+                no images, or an image or an annotation lacks the other.
         """
         if not data_dir:
             raise ConfigError(
@@ -44,116 +44,125 @@ class AnnotatedFolderSource:
             )
         self._split = split
         self._root = Path(data_dir).expanduser()
-        names = [os.fsencode(name) for name in list_annotated(self._root, split)]
-        self._names = b"".join(names)
-        self._name_ends = np.cumsum([len(name) for name in names])
-        classes = self._root / "classes.txt"
-        self.class_names = read_class_names(
-            classes if classes.exists() else ADE20K_CLASSES
-        )
+        pairs = list_annotated(self._root, split)
+        self._images = PackedNames(image for image, _ in pairs)
+        self._annotations = PackedNames(annotation for _, annotation in pairs)
+        self.class_names = _find_class_names(self._root)
 
     def __len__(self) -> int:
-        return len(self._name_ends)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name = self._name(index)
+        image = image_path(self._root, self._split, self._images[index])
+        annotation = annotation_path(self._root, self._split, self._annotations[index])
         try:
             return {
-                "image": image_path(self._root, self._split, name).read_bytes(),
-                "annotation": annotation_path(
-                    self._root, self._split, name
-                ).read_bytes(),
+                "image": image.read_bytes(),
+                "annotation": annotation.read_bytes(),
             }
         except OSError as error:
             raise UnreadableImageError(
-                f"{error.filename}: {error.strerror or error}"
+                f"{literal(str(error.filename))}: {error.strerror or error}"
             ) from error
 
     def where(self, index: int) -> str:
-        """Returns what to call a record in front of a person."""
-        path = image_path(self._root, self._split, self._name(index))
-        return f"folder, split {self._split}, record {index} ({path})"
-
-    def _name(self, index: int) -> str:
-        """Returns the name of an image, relative to the folder of the split."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"There is no record {index} among {len(self)}.")
-        start = self._name_ends[index - 1] if index else 0
-        return os.fsdecode(self._names[start : self._name_ends[index]])
+        """Returns a human-readable name of a record, with its file."""
+        path = image_path(self._root, self._split, self._images[index])
+        return f"folder, split {self._split}, record {index} ({literal(str(path))})"
 
 
 def image_path(root: Path, split: str, name: str) -> Path:
-    """Returns where the image of a name from `list_annotated` is."""
+    """Returns where an image from `list_annotated` is."""
     return root / "images" / split / name
 
 
 def annotation_path(root: Path, split: str, name: str) -> Path:
-    """Returns where the annotation of an image is."""
-    return (root / "annotations" / split / name).with_suffix(".png")
+    """Returns where an annotation from `list_annotated` is."""
+    return root / "annotations" / split / name
 
 
-def list_annotated(root: Path, split: str) -> list[str]:
-    """Returns the names of the images of a split, relative to its folder, in order.
+def list_annotated(root: Path, split: str) -> list[tuple[str, str]]:
+    """Returns each image of a split and its annotation, in order of the images' names.
+
+    They belong together if their names are the same but for the ending, however
+    Unicode encodes them.
+
+    Args:
+        root: Folder that has `images` and `annotations`.
+        split: Folder in each of these, which the names are relative to.
 
     Raises:
-        ConfigError: If a folder is not there, it has no images, or an image or an
-            annotation lacks the other.
+        ConfigError: If a folder is not there, it has no images, an image or an
+            annotation lacks the other, or has several.
     """
     images_folder, annotations_folder = (
-        root / kind / split for kind in ("images", "annotations")
+        find_folder(root / kind / split) for kind in ("images", "annotations")
     )
-    images = _list_files(images_folder, _IMAGES)
-    annotations = _list_files(annotations_folder, _ANNOTATIONS)
+    images = _by_stem(images_folder, list_files(images_folder, _IMAGES))
+    annotations = _by_stem(
+        annotations_folder, list_files(annotations_folder, _ANNOTATIONS)
+    )
     if not images:
         raise ConfigError(f"{images_folder} has no images ({', '.join(_IMAGES)}).")
-    _check_partners("images", images, images_folder, "annotation", annotations)
-    _check_partners("annotations", annotations, annotations_folder, "image", images)
-    return images
+    bare = [name for stem, name in images.items() if stem not in annotations]
+    _check_formats(annotations_folder, bare)
+    _check_partners("images", images_folder, bare, len(images), "annotation")
+    bare = [name for stem, name in annotations.items() if stem not in images]
+    _check_partners("annotations", annotations_folder, bare, len(annotations), "image")
+    return sorted((name, annotations[stem]) for stem, name in images.items())
 
 
-def read_class_names(path: Path) -> list[str]:
-    """Returns the names of classes in a file, one in each line.
+def _find_class_names(root: Path) -> list[str]:
+    path = root / "classes.txt"
+    if path.exists():
+        return read_class_names(path)
+    if (root / _ADE20K_LIST).exists():
+        return list(ade20k_names())
+    raise ConfigError(
+        f"{root} has no classes.txt: write the name of a class in each line, the first "
+        "one being that of the smallest value that is a class in the annotations."
+    )
+
+
+def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the names by what they have in common with those of their partners.
 
     Raises:
-        ConfigError: If there are none, or a line is empty.
+        ConfigError: If two have the same.
     """
-    names = [line.strip() for line in path.read_text().splitlines()]
-    if not all(names) or not names:
-        raise ConfigError(
-            f"{path} must have the name of a class in each line; line "
-            f"{names.index('') + 1 if names else 1} is empty."
-        )
-    return names
+    found: dict[str, str] = {}
+    for name in names:
+        stem = compose(os.path.splitext(name)[0])
+        if stem in found:
+            raise ConfigError(
+                f"{folder} has {literal(found[stem])!r} and {literal(name)!r}, whose "
+                "names differ in the ending or the encoding alone, so that it is not "
+                "clear which annotation is whose; rename or remove one."
+            )
+        found[stem] = name
+    return found
+
+
+def _check_formats(folder: Path, bare: list[str]) -> None:
+    """Raises ConfigError if images without annotation have one in another format."""
+    stems = {compose(os.path.splitext(name)[0]) for name in bare}
+    suffixes = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+    for name in list_files(folder, suffixes) if bare else ():
+        if compose(os.path.splitext(name)[0]) in stems:
+            raise ConfigError(
+                f"{folder} has {literal(name)}, but annotations have to be PNG files, "
+                "in which each pixel keeps its value; JPEG changes them. Save the "
+                "annotations as PNG, from their source."
+            )
 
 
 def _check_partners(
-    kind: str, names: list[str], folder: Path, other: str, others: list[str]
+    kind: str, folder: Path, bare: list[str], count: int, other: str
 ) -> None:
-    """Raises ConfigError if the others lack the stem of a name."""
-    stems = {os.path.splitext(name)[0] for name in others}
-    bare = [name for name in names if os.path.splitext(name)[0] not in stems]
+    """Raises ConfigError if there are files that lack another one."""
     if bare:
         raise ConfigError(
-            f"{len(bare)} of {len(names)} {kind} in {folder} have no {other} of the "
-            f"same name, such as {bare[0]}; add what is missing, or remove these."
+            f"{len(bare)} of {count} {kind} in {folder} have no {other} of the "
+            f"same name, such as {literal(bare[0])}; add what is missing, or remove "
+            "these."
         )
-
-
-def _list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """Returns the files below a folder, relative to it, sorted by name."""
-    if not folder.is_dir():
-        parent = folder.parent
-        there = (
-            sorted(path.name for path in parent.iterdir()) if parent.is_dir() else ()
-        )
-        found = f"{parent} has {', '.join(there[:10])}" if there else "nothing near it"
-        raise ConfigError(f"There is no folder {folder}; {found}.")
-    names = []
-    for directory, _, files in os.walk(folder, followlinks=True):
-        relative = os.path.relpath(directory, folder)
-        names += [
-            os.path.normpath(os.path.join(relative, name))
-            for name in files
-            if name.lower().endswith(suffixes)
-        ]
-    return sorted(names)

@@ -1,15 +1,17 @@
 """Trees of image files with a folder per class, as torchvision's ImageFolder."""
 
-import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from litv2_jax.class_names import check_distinct
+from litv2_jax.data.files import PackedNames, find_folder, list_files, list_folders
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
+from litv2_jax.text import compose, literal, shorten
 
 # Those of torchvision, in lower case.
 _SUFFIXES = (
@@ -28,50 +30,64 @@ _SUFFIXES = (
 class FolderSource:
     """The files `data_dir/split/class/**` in torchvision's order: `image`, `label`.
 
-    Classes are numbered by name. The list is made anew each time, and only once sent to
-    other processes, as one string: a million Python strings would weigh ten times that.
+    Classes are numbered by name. Hidden files and folders, whose names begin with a
+    dot, are passed over, which torchvision does not do.
     """
 
-    def __init__(self, split: str, data_dir: str):
+    def __init__(
+        self,
+        split: str,
+        data_dir: str,
+        class_names: Sequence[str] | None = None,
+        *,
+        allow_empty: bool = False,
+    ):
         """Lists the files.
 
         Args:
             split: Folder with a folder for each class, such as `train`.
             data_dir: Where it is.
+            class_names: The classes, where they are known: a split to evaluate on may
+                lack some of those that a model was trained on, but have no others. By
+                default, every folder is a class.
+            allow_empty: Whether a class may have no images.
 
         Raises:
-            ConfigError: If it is not there, or a class has no images.
+            ConfigError: If it is not there, has no images or a class too many, or a
+                class has no images although it must.
         """
         self._split = split
         self._root = _find_split(split, data_dir)
-        self.class_names: list[str] = sorted(
-            entry.name for entry in os.scandir(self._root) if entry.is_dir()
-        )
-        if not self.class_names:
-            raise ConfigError(
-                f"{self._root} has no folders; there must be one for each class, with "
-                "its images."
-            )
+        folders = {compose(name): name for name in list_folders(self._root)}
+        _check_folders(self._root, folders, class_names)
+        self.class_names = list(sorted(folders) if class_names is None else class_names)
+        self._folders = [folders.get(name, name) for name in self.class_names]
         names, counts = [], []
         # Shown only where it takes its time.
-        for class_name in tqdm(
-            self.class_names, f"list {split}", unit=" classes", delay=2, leave=False
+        for name, folder in zip(
+            tqdm(
+                self.class_names, f"list {split}", unit=" classes", delay=2, leave=False
+            ),
+            self._folders,
+            strict=True,
         ):
-            listed = list(_list_images(self._root / class_name))
-            names += [os.fsencode(name) for name in listed]
-            counts.append(len(listed))
-        if 0 in counts:
-            empty = self.class_names[counts.index(0)]
-            raise ConfigError(
-                f"{self._root / empty} has no images ({', '.join(_SUFFIXES)}), but "
-                "every folder there is a class; remove it or fill it."
+            listed = (
+                list_files(self._root / folder, _SUFFIXES) if name in folders else []
             )
-        self._names = b"".join(names)
-        self._name_ends = np.cumsum([len(name) for name in names])
+            names += listed
+            counts.append(len(listed))
+        empty = [k for k, count in enumerate(counts) if not count]
+        if not names or (empty and class_names is None and not allow_empty):
+            raise ConfigError(
+                f"{self._root / self._folders[empty[0]]} has no images "
+                f"({', '.join(_SUFFIXES)}), but every folder there is a class; remove "
+                "it or fill it."
+            )
+        self._names = PackedNames(names)
         self._class_ends = np.cumsum(counts)
 
     def __len__(self) -> int:
-        return len(self._name_ends)
+        return len(self._names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self._locate(index)
@@ -81,17 +97,15 @@ class FolderSource:
             raise UnreadableImageError(error.strerror or str(error)) from error
 
     def where(self, index: int) -> str:
-        """Returns what to call a record in front of a person."""
-        return f"folder, split {self._split}, record {index} ({self._locate(index)[0]})"
+        """Returns a human-readable name of a record, with its file."""
+        path = literal(str(self._locate(index)[0]))
+        return f"folder, split {self._split}, record {index} ({path})"
 
     def _locate(self, index: int) -> tuple[Path, int]:
         """Returns the path and the label of a record."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"There is no record {index} among {len(self)}.")
+        name = self._names[index]
         label = int(np.searchsorted(self._class_ends, index, side="right"))
-        start = self._name_ends[index - 1] if index else 0
-        name = os.fsdecode(self._names[start : self._name_ends[index]])
-        return self._root / self.class_names[label] / name, label
+        return self._root / self._folders[label] / name, label
 
 
 def _find_split(split: str, data_dir: str) -> Path:
@@ -100,32 +114,28 @@ def _find_split(split: str, data_dir: str) -> Path:
             "config.data.data_dir is empty, but config.data.name is folder: give the "
             "folder that has the splits."
         )
-    root = Path(data_dir).expanduser() / split
-    if not root.is_dir():
-        folders = root.parent.iterdir() if root.parent.is_dir() else ()
-        found = sorted(path.name for path in folders if path.is_dir())
-        there = (
-            f"{root.parent} has {', '.join(found[:10])}" if found else "nothing near it"
+    return find_folder(Path(data_dir).expanduser() / split)
+
+
+def _check_folders(
+    root: Path, folders: dict[str, str], class_names: Sequence[str] | None
+) -> None:
+    """Raises ConfigError unless the folders can be classes.
+
+    Args:
+        root: Where they are.
+        folders: Their names, by what these are when composed.
+        class_names: As in `FolderSource`.
+    """
+    if not folders:
+        raise ConfigError(
+            f"{root} has no folders; there must be one for each class, with its images."
         )
-        raise ConfigError(f"There is no folder {root}; {there}.")
-    return root
-
-
-def _list_images(folder: Path) -> Iterator[str]:
-    """Yields the images below a folder, relative to it, folder by folder in order."""
-    folders = []
-    pending = [""]
-    files: dict[str, list[str]] = {}
-    while pending:
-        relative = pending.pop()
-        folders.append(relative)
-        files[relative] = []
-        with os.scandir(folder / relative) as entries:
-            for entry in entries:
-                name = os.path.join(relative, entry.name)
-                if entry.name.lower().endswith(_SUFFIXES):
-                    files[relative].append(name)
-                elif entry.is_dir():
-                    pending.append(name)
-    for relative in sorted(folders):
-        yield from sorted(files[relative])
+    check_distinct([compose(name) for name in list_folders(root)], str(root))
+    other = [name for name in folders if class_names and name not in class_names]
+    if other:
+        raise ConfigError(
+            f"{root} has {len(other)} folders that are no classes of the training "
+            f"split: {shorten(other)}; its classes are {shorten(class_names or ())}. "
+            "Give both splits the same names, or remove these folders."
+        )

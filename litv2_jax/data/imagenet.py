@@ -3,32 +3,20 @@
 The transforms are those of torchvision and timm: bicubic with antialiasing, on uint8.
 """
 
-import io
 import math
-import struct
-import zlib
 from typing import Any
 
 import grain
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from litv2_jax.data.unreadable import UnreadableImageError
+from litv2_jax.data.decode import check_exif, decode
 
 BICUBIC = Image.Resampling.BICUBIC
 
-# What Pillow raises for bytes that are not a whole image, depending on the format.
-_PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+# Ratio of the sides up to which an image is resized whole before it is cropped. As a
+# line of pixels it would take a gigabyte.
+_MAX_RATIO = 32
 
 
 class TrainTransform(grain.transforms.RandomMap):
@@ -41,6 +29,7 @@ class TrainTransform(grain.transforms.RandomMap):
         scale: tuple[float, float],
         ratio: tuple[float, float],
         flip: float,
+        exif: str = "ignored",
     ):
         """Creates the transform.
 
@@ -49,19 +38,22 @@ class TrainTransform(grain.transforms.RandomMap):
             scale: Least and largest share of the image's area to crop.
             ratio: Least and largest ratio of width to height of the crop.
             flip: Probability of mirroring left and right.
+            exif: What to make of an EXIF orientation, as in `decode`.
         """
+        check_exif(exif, "exif")
         self._image_size = image_size
         self._scale = scale
         self._ratio = ratio
         self._flip = flip
+        self._exif = exif
 
     def random_map(
         self, element: dict[str, Any], rng: np.random.Generator
     ) -> dict[str, Any]:
         """Returns `image` and `label`."""
-        image = decode(element["image"])
+        image = decode(element["image"], self._exif)
         box = random_box(image.size, self._scale, self._ratio, rng)
-        # Cropped before it is resized, so that nothing outside the box shines through.
+        # Cropped before it is resized, so that nothing outside the box leaks in.
         size = (self._image_size, self._image_size)
         image = image.crop(box).resize(size, BICUBIC)
         if rng.random() < self._flip:
@@ -72,46 +64,25 @@ class TrainTransform(grain.transforms.RandomMap):
 class EvalTransform(grain.transforms.Map):
     """Resize and crop to the middle: a record to uint8 [S, S, 3] and a label."""
 
-    def __init__(self, image_size: int, crop: float):
+    def __init__(self, image_size: int, crop: float, exif: str = "ignored"):
         """Creates the transform.
 
         Args:
             image_size: Side S of the result in pixels.
-            crop: Share of the shorter side that is kept; 1 squeezes the whole image
-                into the square.
+            crop: Share of the shorter side that is kept; 1 resizes the whole image to
+                the square.
+            exif: What to make of an EXIF orientation, as in `decode`.
         """
+        check_exif(exif, "exif")
         self._image_size = image_size
         self._crop = crop
+        self._exif = exif
 
     def map(self, element: dict[str, Any]) -> dict[str, Any]:
         """Returns `image` and `label`."""
-        image = center_crop(decode(element["image"]), self._image_size, self._crop)
+        image = decode(element["image"], self._exif)
+        image = center_crop(image, self._image_size, self._crop)
         return {"image": np.asarray(image), "label": np.int32(element["label"])}
-
-
-def decode(data: bytes) -> Image.Image:
-    """Returns the RGB image of an encoded file of any format that Pillow knows.
-
-    As in torchvision, the pixels stay as they are stored: nothing is turned upright by
-    what EXIF says of the camera, and transparency is ignored.
-
-    Raises:
-        UnreadableImageError: If it is not an image, or not a whole one.
-    """
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            # Pillow would clip 16 bits of grey to white; of colour it, too, takes the
-            # upper eight.
-            levels = np.asarray(image).clip(0, 65535) >> 8
-            image = Image.fromarray(levels.astype(np.uint8))
-        # Of RGB it would make a copy, 3 % of the time that a training image takes.
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except UnidentifiedImageError:
-        raise UnreadableImageError("it is no image of a format that is known") from None
-    except _PILLOW_ERRORS as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
 
 
 def random_box(
@@ -139,10 +110,10 @@ def random_box(
         if 0 < w <= width and 0 < h <= height:
             x, y = rng.integers(width - w + 1), rng.integers(height - h + 1)
             return int(x), int(y), int(x) + w, int(y) + h
-    # No luck with an image this long: its middle, at the nearest ratio.
+    # Extreme aspect ratios: the middle, at the nearest ratio.
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w = min(width, round(height * aspect))
-    h = min(height, round(width / aspect))
+    w = min(width, max(1, round(height * aspect)))
+    h = min(height, max(1, round(width / aspect)))
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h
 
@@ -153,16 +124,22 @@ def center_crop(image: Image.Image, image_size: int, crop: float) -> Image.Image
     Args:
         image: Any size.
         image_size: Side of the result in pixels.
-        crop: Share of the shorter side that is kept; 1 squeezes the whole image.
+        crop: Share of the shorter side that is kept; 1 resizes the whole image.
     """
     if crop == 1:
         return image.resize((image_size, image_size), BICUBIC)
     short = int(image_size / crop)
-    width, height = image.size
-    if width < height:
-        width, height = short, int(short * height / width)
+    old_width, old_height = image.size
+    if old_width < old_height:
+        width, height = short, int(short * old_height / old_width)
     else:
-        width, height = int(short * width / height), short
-    image = image.resize((width, height), BICUBIC)
+        width, height = int(short * old_width / old_height), short
     x, y = round((width - image_size) / 2), round((height - image_size) / 2)
-    return image.crop((x, y, x + image_size, y + image_size))
+    box = (x, y, x + image_size, y + image_size)
+    if max(image.size) <= _MAX_RATIO * min(image.size):
+        return image.resize((width, height), BICUBIC).crop(box)
+    # The same but for rounding, in the memory that the result takes.
+    scale = old_width / width, old_height / height
+    left, top, right, bottom = (side * scale[axis % 2] for axis, side in enumerate(box))
+    box = (left, top, min(right, old_width), min(bottom, old_height))
+    return image.resize((image_size, image_size), BICUBIC, box)

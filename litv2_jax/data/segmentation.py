@@ -4,15 +4,21 @@ A record has `image` and `annotation`, the bytes of two files of the same size. 
 transforms are those of mmsegmentation 0.13: resized whole, and only then cropped.
 """
 
-import io
 from typing import Any
 
 import grain
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from litv2_jax.data import geometry
-from litv2_jax.data.imagenet import decode
+from litv2_jax.data.decode import (
+    explain_errors,
+    load,
+    open_image,
+    orientation,
+    to_rgb,
+    turn_upright,
+    upright_size,
+)
 from litv2_jax.data.photometric import distort, draw_distortion
 from litv2_jax.data.unreadable import UnreadableImageError
 
@@ -20,8 +26,10 @@ from litv2_jax.data.unreadable import UnreadableImageError
 # there, or a class itself.
 _ZERO_LABELS = ("ignored", "class")
 
-# Of one channel with up to 8 bits, whose values are the classes.
-_MODES = ("L", "P", "1")
+# One number for each pixel, which is its class; in a palette, not its color.
+_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+_SUBJECT = "its annotation"
 
 
 class SegmentationTrainTransform(grain.transforms.RandomMap):
@@ -37,6 +45,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
         flip: float = 0.5,
         distortion: float = 1.0,
         zero_label: str,
+        num_classes: int = geometry.IGNORED,
     ):
         """Creates the transform.
 
@@ -49,6 +58,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
             flip: Probability of mirroring left and right.
             distortion: Probability of changing the colours at all.
             zero_label: What 0 is in the annotations, `ignored` or `class`.
+            num_classes: As in `decode_pair`.
         """
         self._crop_size = crop_size
         self._scale = scale
@@ -57,6 +67,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
         self._flip = flip
         self._distortion = distortion
         self._zero_label = zero_label
+        self._num_classes = num_classes
 
     def random_map(
         self, element: dict[str, Any], rng: np.random.Generator
@@ -66,7 +77,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
         Shapes: `image` uint8 [S, S, 3], 0 outside; `label` uint8 [S, S], 255 where it
         is ignored and outside; `size` int32 [2], height and width of what is inside.
         """
-        image, label = decode_pair(element, self._zero_label)
+        image, label = decode_pair(element, self._zero_label, self._num_classes)
         factor = rng.uniform(*self._ratio)
         long_side, short_side = (int(side * factor) for side in self._scale)
         size = geometry.keep_ratio_size(label.shape, long_side, short_side)
@@ -89,15 +100,22 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
 class SegmentationEvalTransform(grain.transforms.Map):
     """The whole image resized and its annotation as it is: `image` and `label`."""
 
-    def __init__(self, scale: tuple[int, int], zero_label: str):
+    def __init__(
+        self,
+        scale: tuple[int, int],
+        zero_label: str,
+        num_classes: int = geometry.IGNORED,
+    ):
         """Creates the transform.
 
         Args:
             scale: What the longer and the shorter side of an image may have, in pixels.
             zero_label: What 0 is in the annotations, `ignored` or `class`.
+            num_classes: As in `decode_pair`.
         """
         self._scale = scale
         self._zero_label = zero_label
+        self._num_classes = num_classes
 
     def map(self, element: dict[str, Any]) -> dict[str, Any]:
         """Returns both, without padding.
@@ -105,7 +123,7 @@ class SegmentationEvalTransform(grain.transforms.Map):
         Shapes: `image` uint8 [H, W, 3], resized; `label` uint8 at its own size, 255
         where it is ignored.
         """
-        image, label = decode_pair(element, self._zero_label)
+        image, label = decode_pair(element, self._zero_label, self._num_classes)
         size = self.image_size(label.shape)
         return {"image": geometry.resize_image(image, size), "label": label}
 
@@ -116,75 +134,122 @@ class SegmentationEvalTransform(grain.transforms.Map):
 
 
 def decode_pair(
-    element: dict[str, Any], zero_label: str
+    element: dict[str, Any], zero_label: str, num_classes: int = geometry.IGNORED
 ) -> tuple[np.ndarray, np.ndarray]:
     """Decodes `image` and `annotation` to uint8 [H, W, 3] and [H, W].
+
+    As in mmsegmentation, the image is turned upright by its EXIF orientation, and the
+    annotation, which has none, is taken as it is stored. One that has the orientation
+    of its image is turned as well.
 
     Args:
         element: A record.
         zero_label: What 0 is in its annotation: a `class`, or `ignored`, in which case
             it becomes 255 and the others are one less.
+        num_classes: How many classes there are. By default, every label but 255 is one.
 
     Raises:
         ValueError: If `zero_label` is anything else.
-        UnreadableImageError: If either cannot be decoded, or their sizes differ.
+        UnreadableImageError: If either cannot be decoded, their sizes or orientations
+            differ, or a label is neither a class nor the one that is ignored.
     """
     if zero_label not in _ZERO_LABELS:
         raise ValueError(
             f"zero_label is {zero_label!r}; use {' or '.join(_ZERO_LABELS)}."
         )
-    image = np.asarray(decode(element["image"]))
-    label = decode_annotation(element["annotation"])
+    image, turn = _decode_image(element["image"])
+    label = _decode_annotation(element["annotation"], turn)
     if image.shape[:2] != label.shape:
-        raise UnreadableImageError(
-            f"the image has {image.shape[1]}x{image.shape[0]} pixels, but its "
-            f"annotation {label.shape[1]}x{label.shape[0]}"
-        )
-    if zero_label == "ignored":
-        label = geometry.reduce_zero_label(label)
-    return image, label
+        raise UnreadableImageError(_describe_sizes(image, label, turn))
+    first = int(zero_label == "ignored")
+    label = _check_values(label, num_classes - 1 + first)
+    return image, geometry.reduce_zero_label(label) if first else label
 
 
 def decode_annotation(data: bytes) -> np.ndarray:
-    """Decodes the classes of pixels, uint8 [H, W]; colours of a palette are not read.
+    """Decodes the numbers of pixels, integers [H, W]; colors of a palette are not read.
 
     Raises:
-        UnreadableImageError: If it is no whole image, or has not one number for each
-            pixel.
+        UnreadableImageError: If it is no whole image, has not one number for each
+            pixel, or is a JPEG file, which does not keep them.
     """
-    image = _open(data)
-    if image.mode not in _MODES:
-        raise UnreadableImageError(
-            f"its annotation has the mode {image.mode} of Pillow, not one channel of 8 "
-            "bits with the class of each pixel"
-        )
-    try:
-        return np.asarray(image).astype(np.uint8, copy=False)
-    # Pillow decodes only now; the bytes of a broken file fail there in many ways.
-    except Exception as error:
-        raise _unreadable(error) from error
+    return _decode_annotation(data, 1)
 
 
 def read_size(data: bytes) -> tuple[int, int]:
-    """Returns height and width of an encoded image, of which only these are read.
+    """Returns height and width of an annotation, of which only these are read.
 
     Raises:
         UnreadableImageError: If it does not begin as an image does.
     """
-    width, height = _open(data).size
-    return height, width
+    return upright_size(open_image(data, _SUBJECT))
 
 
-def _open(data: bytes) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError:
+def _decode_image(data: bytes) -> tuple[np.ndarray, int]:
+    """Returns an image turned upright, uint8 [H, W, 3], and its EXIF orientation."""
+    image = load(data)
+    turn = orientation(image)
+    with explain_errors():
+        return np.asarray(turn_upright(to_rgb(image))), turn
+
+
+def _decode_annotation(data: bytes, image_orientation: int) -> np.ndarray:
+    """Decodes an annotation, integers [H, W], whose image has this EXIF orientation."""
+    image = load(data, _SUBJECT)
+    if image.format in ("JPEG", "MPO"):
         raise UnreadableImageError(
-            "its annotation is no image of a format that is known"
-        ) from None
-    except Exception as error:
-        raise _unreadable(error) from error
+            f"{_SUBJECT} is a JPEG file, which does not keep the number of each pixel: "
+            "save it as PNG, from its source"
+        )
+    if image.mode not in _MODES:
+        raise UnreadableImageError(
+            f"{_SUBJECT} has the mode {image.mode} of Pillow, not one channel of 1, 8 "
+            "or 16 bits with the class of each pixel"
+        )
+    turn = orientation(image)
+    if turn not in (1, image_orientation):
+        raise UnreadableImageError(
+            f"{_SUBJECT} has the EXIF orientation {turn}, but the image "
+            f"{image_orientation}: remove that of the annotation, or give both the same"
+        )
+    with explain_errors(_SUBJECT):
+        numbers = np.asarray(turn_upright(image))
+        return numbers.astype(np.uint8) if numbers.dtype == bool else numbers
 
 
-def _unreadable(error: Exception) -> UnreadableImageError:
-    return UnreadableImageError(f"its annotation: {type(error).__name__}: {error}")
+def _describe_sizes(image: np.ndarray, label: np.ndarray, turn: int) -> str:
+    """Returns a sentence on an image and an annotation of different sizes."""
+    (height, width), (label_height, label_width) = image.shape[:2], label.shape
+    size = f"{width}x{height} pixels"
+    if turn != 1:
+        size += f", turned as its EXIF orientation {turn} says"
+    sentence = f"the image has {size}, but its annotation {label_width}x{label_height}"
+    if image.shape[:2] == label.shape[::-1]:
+        is_turned = (
+            "was drawn on the image as it is stored" if turn != 1 else "is turned"
+        )
+        sentence += (
+            f"; perhaps it {is_turned}: images are turned upright by EXIF, annotations "
+            "have to be upright"
+        )
+    return sentence
+
+
+def _check_values(label: np.ndarray, last: int) -> np.ndarray:
+    """Returns labels as uint8.
+
+    Args:
+        label: Integers [H, W], as they are in the file.
+        last: Number of the last class there.
+
+    Raises:
+        UnreadableImageError: If one is neither a class nor the one that is ignored.
+    """
+    if label.max() > last or label.min() < 0:
+        wrong = label[((label > last) & (label != geometry.IGNORED)) | (label < 0)]
+        if wrong.size:
+            raise UnreadableImageError(
+                f"{_SUBJECT} has pixels of {wrong.max()}, but the last class is "
+                f"{last}, and only {geometry.IGNORED} is ignored"
+            )
+    return label.astype(np.uint8, copy=False)

@@ -1,5 +1,6 @@
 """Where records come from: a data set of TFDS, or a tree of image files."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from litv2_jax.data.annotated_folders import AnnotatedFolderSource
@@ -7,6 +8,7 @@ from litv2_jax.data.folders import FolderSource
 from litv2_jax.data.open_files import allow_many_open_files
 from litv2_jax.data.tfds_source import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
+from litv2_jax.text import literal
 
 
 class Source(Protocol):
@@ -30,11 +32,18 @@ class Source(Protocol):
         ...
 
     def where(self, index: int) -> str:
-        """Returns what to call a record in front of a person, with its file."""
+        """Returns a human-readable name of a record, with its file."""
         ...
 
 
-def open_source(name: str, split: str, data_dir: str) -> Source:
+def open_source(
+    name: str,
+    split: str,
+    data_dir: str,
+    class_names: Sequence[str] | None = None,
+    *,
+    allow_empty: bool = False,
+) -> Source:
     """Opens one split of a data set.
 
     Args:
@@ -43,13 +52,16 @@ def open_source(name: str, split: str, data_dir: str) -> Source:
         split: A folder of the tree, or a TFDS split, such as `train[:90%]`.
         data_dir: Where the tree is, or where TFDS keeps its data sets; "" is where TFDS
             does by default.
+        class_names: Those of the training split, which a tree to evaluate on may lack
+            some of; TFDS knows the classes of a data set.
+        allow_empty: Whether a folder of a tree may have no images.
 
     Raises:
         ConfigError: If it is not there, or is not complete.
     """
     allow_many_open_files()
     if name == "folder":
-        return FolderSource(split, data_dir)
+        return FolderSource(split, data_dir, class_names, allow_empty=allow_empty)
     return ImageSource(name, split, data_dir)
 
 
@@ -77,7 +89,9 @@ def check_same_classes(train: Source, evaluation: Source) -> None:
     if train.class_names == evaluation.class_names:
         return
     names = set(train.class_names) ^ set(evaluation.class_names)
-    example = sorted(names)[0] if names else "none is missing, but their order differs"
+    example = (
+        literal(min(names)) if names else "none is missing, but their order differs"
+    )
     raise ConfigError(
         f"The training split has {len(train.class_names)} classes, the evaluation "
         f"split {len(evaluation.class_names)}, and they differ (in {example}, for "

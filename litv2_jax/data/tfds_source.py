@@ -86,7 +86,7 @@ class TfdsSource:
             raise UnreadableImageError(f"it is no record of TFDS: {error}") from error
 
     def where(self, index: int) -> str:
-        """Returns what to call a record in front of a person."""
+        """Returns a human-readable name of a record, with its file."""
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
         position = index - int(self._ends[number]) + part.take + part.skip
@@ -101,7 +101,17 @@ class ImageSource(TfdsSource):
         super().__init__(
             name, split, data_dir, needed=["image", "label"], purpose="classification"
         )
-        self.class_names: list[str] = list(self._features["label"].names)
+        self.class_names = _find_class_names(self._features["label"], name, "label")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = super().__getitem__(index)
+        label, count = int(record["label"]), len(self.class_names)
+        # Test splits without labels have -1, of which training would make zeros.
+        if not 0 <= label < count:
+            raise UnreadableImageError(
+                f"its label is {label}, but the classes are 0 to {count - 1}"
+            )
+        return record
 
 
 class AnnotatedImageSource(TfdsSource):
@@ -121,12 +131,22 @@ class AnnotatedImageSource(TfdsSource):
             purpose="segmentation",
         )
         annotation = self._features["annotation"]
-        if not getattr(annotation, "num_classes", None):
-            raise ConfigError(
-                f"config.data.name is {name}, whose annotation does not name its "
-                "classes; prepare it with tfds.features.LabeledImage."
-            )
-        self.class_names: list[str] = list(annotation.names)
+        self.class_names = _find_class_names(annotation, name, "annotation")
+
+
+def _find_class_names(feature: Any, name: str, purpose: str) -> list[str]:
+    """Returns the names of the classes that a feature has.
+
+    Raises:
+        ConfigError: If it does not name them.
+    """
+    if not getattr(feature, "num_classes", None):
+        kinds = {"label": "ClassLabel", "annotation": "LabeledImage"}
+        raise ConfigError(
+            f"config.data.name is {name}, whose {purpose} does not name its classes; "
+            f"prepare it with tfds.features.{kinds[purpose]}."
+        )
+    return list(feature.names)
 
 
 def find_unprepared(name: str, data_dir: str) -> str | None:

@@ -41,18 +41,23 @@ def read_readable(
         ConfigError: If too many in a row are unreadable.
     """
     limit = min(MAX_IN_A_ROW, len(source))
-    reason: Exception | None = None
+    reason = ""
     for skipped in range(limit):
         try:
             arrays = transform(source[(index + skipped) % len(source)])
-        except UnreadableImageError as error:
-            reason = error
+        except (UnreadableImageError, MemoryError) as error:
+            reason = explain(error)
             continue
         return {**arrays, _SKIPPED: np.array([index, skipped])}, not skipped
     raise ConfigError(
         f"{limit} records in a row are unreadable, from {_where(source, index)} on "
         f"({reason}); check that config.data.data_dir is complete and can be read."
     )
+
+
+def explain(error: UnreadableImageError | MemoryError) -> str:
+    """Returns why a record is unreadable; MemoryError says nothing itself."""
+    return str(error) or "there is too little memory for it"
 
 
 class UnreadableRecords:
@@ -119,8 +124,8 @@ class UnreadableRecords:
         reason = "it could be read at the second attempt"
         try:
             transform(source[index])
-        except UnreadableImageError as error:
-            reason = str(error)
+        except (UnreadableImageError, MemoryError) as error:
+            reason = explain(error)
         logging.warning("Left out as unreadable: %s: %s", name, reason)
         self._latest = f"the last is {name}: {reason}"
         if not self._is_shared:

@@ -1,0 +1,201 @@
+"""Decodes image files: the one decoder of training, evaluation, checks and prediction.
+
+Whatever is wrong with a file is an `UnreadableImageError` that says what.
+"""
+
+import contextlib
+import functools
+import io
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from litv2_jax.data.unreadable import UnreadableImageError
+
+# What to make of an EXIF orientation: nothing, or turn the image upright by it.
+EXIF = ("ignored", "applied")
+
+# How to turn an image that has one of these orientations.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+# Pillow has Ghostscript run the program that such a file is.
+_PROGRAMS = ("EPS",)
+
+# Pillow's remarks on odd files, which otherwise appear between the lines of a run; what
+# it cannot decode it says by raising.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def decode(data: bytes, exif: str = "ignored") -> Image.Image:
+    """Returns the RGB image of an encoded file of any raster format that Pillow knows.
+
+    As in torchvision, transparency is dropped; of an animation the first frame is
+    taken. Levels of more than 8 bits are reduced to 8: of 16 bits, the upper half; of
+    32 bits and of floating-point numbers, which define no white, see `_reduce_levels`.
+
+    Args:
+        data: The bytes of the file.
+        exif: What to make of its EXIF orientation: `ignored` leaves the pixels as they
+            are stored, as torchvision does, `applied` turns the image upright. TIFF
+            files, of which it is a part, are always turned.
+
+    Raises:
+        UnreadableImageError: If it is not an image, or not a whole one, or memory does
+            not suffice.
+        ValueError: If `exif` is anything else.
+    """
+    check_exif(exif, "exif")
+    with explain_errors():
+        image = to_rgb(load(data))
+        return turn_upright(image) if exif == "applied" else image
+
+
+def check_exif(exif: str, name: str) -> None:
+    """Raises ValueError, which calls the setting by its name, unless it is in EXIF."""
+    if exif not in EXIF:
+        raise ValueError(f"{name} is {exif!r}; use {' or '.join(EXIF)}.")
+
+
+def load(data: bytes, subject: str = "") -> Image.Image:
+    """Returns the image of an encoded file with its pixels as they are stored.
+
+    Args:
+        data: The bytes of the file.
+        subject: What errors call it, unless it is the image of a record.
+
+    Raises:
+        UnreadableImageError: As in `decode`.
+    """
+    with explain_errors(subject):
+        image = open_image(data, subject)
+        image.load()
+        return image
+
+
+def open_image(data: bytes, subject: str = "") -> Image.Image:
+    """Returns the image of an encoded file, of which only the header is read yet.
+
+    Args:
+        data: The bytes of the file.
+        subject: As in `load`.
+
+    Raises:
+        UnreadableImageError: If it does not begin as an image does.
+    """
+    with explain_errors(subject):
+        try:
+            return Image.open(io.BytesIO(data), formats=_formats())
+        except UnidentifiedImageError:
+            reason = "" if data else ": the file is empty"
+            raise UnreadableImageError(
+                f"{subject or 'it'} is no image of a format that is known{reason}"
+            ) from None
+
+
+def orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation of an image, from 1, which is upright, to 8.
+
+    As in OpenCV, EXIF data that cannot be understood say nothing. TIFF files, which
+    Pillow has turned already, are upright.
+    """
+    exif = Image.Exif()
+    # Damaged EXIF data fail in many ways, and are no reason to refuse the pixels.
+    with contextlib.suppress(Exception):
+        exif.load(image.info.get("exif", b""))
+        value = exif.get(ExifTags.Base.Orientation)
+        return value if value in _TURNS else 1
+    return 1
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Returns the image turned as its EXIF orientation says."""
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns height and width of an image once it is turned upright."""
+    width, height = image.size
+    return (width, height) if orientation(image) in _SWAPS_SIDES else (height, width)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns an image of any mode in RGB, as `decode` says; one in RGB as it is."""
+    info = image.info
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        # Pillow would clip these levels to white.
+        image = Image.fromarray(_reduce_levels(image))
+    # Of RGB it would make a copy, 3 % of the time that a training image takes.
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    image.info = info
+    return image
+
+
+@contextlib.contextmanager
+def explain_errors(subject: str = "") -> Iterator[None]:
+    """Turns whatever Pillow raises into UnreadableImageError.
+
+    That depends on the format and on where a file is damaged: OSError, SyntaxError,
+    ValueError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error,
+    DecompressionBombError, MemoryError and others have been seen.
+
+    Args:
+        subject: What the error is about, unless it is the image of a record.
+    """
+    prefix = f"{subject}: " if subject else ""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except MemoryError:
+        raise UnreadableImageError(
+            f"{prefix}there is too little memory for it"
+        ) from None
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise UnreadableImageError(f"{prefix}{text}") from error
+
+
+@functools.cache
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in Image.ID if name not in _PROGRAMS]
+
+
+def _reduce_levels(image: Image.Image) -> np.ndarray:
+    """Returns the levels of a grey image of more than 8 bits as uint8 [H, W].
+
+    Those of 16 bits lose the lower 8. Integers of 32 bits and floating-point numbers
+    may use any range: up to 1 (floating-point only), up to 255 or up to 65,535, and it
+    is taken to be the smallest that has them all.
+
+    Raises:
+        UnreadableImageError: If none has.
+    """
+    levels = np.asarray(image)
+    # Pillow stores the 16 bits of a PPM file in 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return (levels >> 8).astype(np.uint8)
+    low, high = float(levels.min()), float(levels.max())
+    if not (low >= 0 and high <= 65535):  # Nor if one is NaN.
+        raise UnreadableImageError(
+            f"its levels go from {low:g} to {high:g}, so that it is not clear which is "
+            "white: save it with 8 or 16 bits"
+        )
+    if image.mode == "I":
+        return (levels >> 8 if high > 255 else levels).astype(np.uint8)
+    scale = 255 if high <= 1 else 1 if high <= 255 else 1 / 257
+    return np.rint(levels * scale).astype(np.uint8)

@@ -1,0 +1,130 @@
+"""Lists the files of a data set as they lie on a disk."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from litv2_jax.settings import ConfigError
+from litv2_jax.text import literal, shorten
+
+# What programs leave behind, beside everything that begins with a dot.
+_LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
+
+
+class PackedNames:
+    """Names of files, kept as one string: a million of Python's would weigh ten times.
+
+    That is what is sent to worker processes.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        """Packs the names, which may be bytes that are not UTF-8."""
+        encoded = [os.fsencode(name) for name in names]
+        self._names = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no record {index} among {len(self)}.")
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._names[start : self._ends[index]])
+
+
+def find_folder(folder: Path) -> Path:
+    """Returns the folder if it is there.
+
+    Raises:
+        ConfigError: If it is not, naming the folders beside it.
+    """
+    if not folder.is_dir():
+        parent = folder.parent
+        found = list_folders(parent) if parent.is_dir() else []
+        there = (
+            f"{parent} has {shorten(found, limit=10)}" if found else "nothing near it"
+        )
+        raise ConfigError(f"There is no folder {folder}; {there}.")
+    return folder
+
+
+def list_folders(folder: Path) -> list[str]:
+    """Returns the names of the folders in a folder, in order, without hidden ones."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir())
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """Returns the files below a folder, relative to it, folder by folder in order.
+
+    Hidden files and folders are passed over. Links are followed, unless they lead to a
+    folder that they are in. A link that leads nowhere is listed, so that its record
+    is unreadable and not forgotten.
+
+    Args:
+        folder: Where to look.
+        suffixes: Of the files to list, in lower case; those of files may be in any.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    around = {*folder.absolute().parents, *folder.resolve().parents}
+    files = dict(_walk(folder, "", {_identity(path) for path in around}, suffixes))
+    return [name for relative in sorted(files) for name in sorted(files[relative])]
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is none of a data set's, by its name."""
+    return name.startswith(".") or name in _LEFTOVERS
+
+
+def _walk(
+    root: Path,
+    relative: str,
+    around: set[tuple[int, int]],
+    suffixes: tuple[str, ...],
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields a folder and its files, then the same of each folder in it.
+
+    Args:
+        root: Folder that names are relative to.
+        relative: The folder, such as "" for the root itself.
+        around: Identities of the folders that it is in.
+        suffixes: As in `list_files`.
+    """
+    identity = _identity(root / relative)
+    if identity in around:
+        logging.warning(
+            "%s is passed over: it is a link to a folder that it is in.",
+            literal(str(root / relative)),
+        )
+        return
+    files, folders = [], []
+    with os.scandir(root / relative) as entries:
+        for entry in entries:
+            name = os.path.join(relative, entry.name)
+            if is_hidden(entry.name):
+                continue
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                folders.append(name)
+            elif entry.name.lower().endswith(suffixes) and _is_file(entry):
+                files.append(name)
+    yield relative, files
+    for name in folders:
+        yield from _walk(root, name, {*around, identity}, suffixes)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = folder.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    """Returns whether it is a file, or a link that leads to one or nowhere."""
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    return entry.is_file()
