@@ -1,15 +1,65 @@
 """Pictures that show what a model makes of images."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from absl import logging
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch
+from matplotlib.text import Text
+
+from litv2_jax.class_names import short_name
+from litv2_jax.text import literal, shorten
 
 # Of pixels that have no class.
 _NO_CLASS = (128, 128, 128)
+
+# Longest side to draw of one image, in pixels; nothing finer would be seen.
+_MAX_PIXELS = 2048
+
+# Height over width that the drawing of one image may have.
+_RATIOS = (0.1, 4.0)
+
+# Characters of a text; more would leave no room for the image.
+_MAX_TEXT = 60
+
+# Parts of the names of fonts that have the characters of many scripts.
+_WIDE_FONTS = (
+    "CJK",
+    "Noto Sans",
+    "Unifont",
+    "Arial Unicode",
+    "Droid Sans Fallback",
+    "WenQuanYi",
+    "Microsoft YaHei",
+    "PingFang",
+    "Hiragino Sans",
+    "Malgun Gothic",
+    "Nirmala UI",
+)
+
+
+def draw_or_warn(draw: Callable[[], None], path: Path) -> bool:
+    """Calls a function that draws; if it fails, warns and returns False.
+
+    A run that takes days does not end because of a drawing.
+
+    Args:
+        draw: Draws.
+        path: The file that it writes, for the warning.
+    """
+    try:
+        draw()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        logging.warning("%s could not be drawn: %s", literal(str(path)), reason)
+        return False
+    return True
 
 
 def draw_grid(
@@ -35,8 +85,8 @@ def draw_grid(
     for axes, image, caption, color in zip(
         all_axes, images, captions, colors, strict=False
     ):
-        axes.imshow(image)
-        axes.set_title(caption, color=color, fontsize=8)
+        axes.imshow(_thin_out(image))
+        _write(axes.set_title("", color=color, fontsize=8), caption)
     figure.savefig(path, dpi=120)
 
 
@@ -59,6 +109,7 @@ def draw_maps(
     for i, row in enumerate(rows):
         for j, pixels in enumerate(row):
             axes[i, j].set_axis_off()
+            pixels = _thin_out(pixels)
             axes[i, j].imshow(paint(pixels, len(class_names)) if j else pixels)
             if i == 0:
                 axes[i, j].set_title(titles[j], fontsize=9)
@@ -79,14 +130,17 @@ def draw_overlay(
         path: File to write.
     """
     height, width = classes.shape
-    figure = Figure(figsize=(8, 8 * height / width + 1), layout="constrained")
+    ratio = min(max(height / width, _RATIOS[0]), _RATIOS[1])
+    figure = Figure(figsize=(8, 8 * ratio + 1), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    colors = paint(classes, len(class_names))
-    axes.imshow(((image.astype(np.uint16) + colors) // 2).astype(np.uint8))
+    colors = paint(_thin_out(classes), len(class_names))
+    mixed = (_thin_out(image).astype(np.uint16) + colors) // 2
+    axes.imshow(mixed.astype(np.uint8))
     # The largest first.
-    found, counts = np.unique(classes, return_counts=True)
-    _add_legend(figure, found[np.argsort(-counts)], class_names)
+    counts = np.bincount(classes.ravel())
+    found = np.flatnonzero(counts)
+    _add_legend(figure, found[np.argsort(-counts[found])], class_names)
     figure.savefig(path, dpi=120)
 
 
@@ -115,13 +169,53 @@ def class_colors(count: int) -> np.ndarray:
     return colors
 
 
+def _thin_out(pixels: np.ndarray) -> np.ndarray:
+    """Returns every n-th row and column of an image or a map that is large."""
+    step = -(-max(pixels.shape[:2]) // _MAX_PIXELS)
+    return pixels[::step, ::step]
+
+
 def _add_legend(
     figure: Figure, classes: np.ndarray, class_names: Sequence[str]
 ) -> None:
     colors = (class_colors(len(class_names)) / 255).tolist()
-    handles = [
-        Patch(color=tuple(colors[k]), label=str(class_names[k]).split(",")[0])
-        for k in classes.tolist()
-        if k < len(class_names)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8)
+    shown = [k for k in classes.tolist() if k < len(class_names)]
+    handles = [Patch(color=tuple(colors[k])) for k in shown]
+    legend = figure.legend(
+        handles, [""] * len(shown), loc="outside lower center", ncols=4, fontsize=8
+    )
+    for text, k in zip(legend.get_texts(), shown, strict=True):
+        _write(text, short_name(str(class_names[k])))
+
+
+def _write(artist: Text, text: str) -> None:
+    """Has text drawn as it is: `$` begins no formula, and every character is shown.
+
+    A character that no font here has is drawn as its number, such as `\\u732b`: a box
+    would look like that of any other.
+    """
+    text = shorten([text], width=_MAX_TEXT)
+    families = list(artist.get_fontfamily())
+    missing = {c for c in text if ord(c) not in _characters(families[0])}
+    for name in _wide_fonts() if missing else ():
+        found = {c for c in missing if ord(c) in _characters(name)}
+        families += [name] if found else []
+        missing -= found
+    for character in missing:
+        text = text.replace(character, ascii(character)[1:-1])
+    artist.set_fontfamily(families)
+    artist.set_parse_math(False)
+    artist.set_text(text)
+
+
+@functools.cache
+def _wide_fonts() -> list[str]:
+    names = {entry.name for entry in font_manager.fontManager.ttflist}
+    return sorted(n for n in names if any(part in n for part in _WIDE_FONTS))
+
+
+@functools.cache
+def _characters(family: str) -> frozenset[int]:
+    """Returns the numbers of the characters that a font has."""
+    font = font_manager.FontProperties(family=[family])
+    return frozenset(FT2Font(str(font_manager.findfont(font))).get_charmap())

@@ -1,5 +1,7 @@
 """LITv2 for image classification (arXiv:2205.13213, table 1)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +10,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.outputs import reorder_outputs
 
 
 class Classifier(nnx.Module):
@@ -61,3 +64,7 @@ class Classifier(nnx.Module):
             rngs: Stream `dropout` chooses the paths that training drops.
         """
         return self.backbone(images, rngs)
+
+    def reorder_classes(self, order: Sequence[int]) -> None:
+        """Makes class k the one that was class order[k]."""
+        reorder_outputs(self.head, order)

@@ -13,7 +13,12 @@ from litv2_jax.models.backbone import Backbone, BackboneConfig
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
-from litv2_jax.ops.resize import resample_bilinear, resize_bilinear
+from litv2_jax.models.outputs import reorder_outputs
+from litv2_jax.ops.resize import (
+    resample_argmax,
+    resample_bilinear,
+    resize_bilinear,
+)
 
 
 class ConvNormRelu(nnx.Module):
@@ -117,6 +122,10 @@ class SemanticFpnHead(nnx.Module):
             x = self.dropout(x, rngs=rngs)
         return self.classify(x)
 
+    def reorder_classes(self, order: Sequence[int]) -> None:
+        """Makes class k the one that was class order[k]."""
+        reorder_outputs(self.classify, order)
+
 
 class SemanticFpn(nnx.Module):
     """Backbone with a norm on each map, feature pyramid, head: a class for each pixel.
@@ -214,6 +223,35 @@ class SemanticFpn(nnx.Module):
         Returns:
             [B, *canvas, K]; what is beyond a picture has no meaning.
         """
+        return resample_bilinear(self._resize(images), sizes, new_sizes, canvas)
+
+    def predict(
+        self,
+        images: jax.Array,
+        sizes: jax.Array,
+        new_sizes: jax.Array,
+        canvas: tuple[int, int],
+    ) -> jax.Array:
+        """Returns the class of each pixel: where `segment` has its largest logits.
+
+        Its memory does not grow with the canvas but for the result.
+
+        Args:
+            images: As in `segment`.
+            sizes: Likewise.
+            new_sizes: Likewise.
+            canvas: Likewise.
+
+        Returns:
+            [B, *canvas] int32; what is beyond an image is not valid.
+        """
+        return resample_argmax(self._resize(images), sizes, new_sizes, canvas)
+
+    def reorder_classes(self, order: Sequence[int]) -> None:
+        """Makes class k the one that was class order[k]."""
+        self.head.reorder_classes(order)
+
+    def _resize(self, images: jax.Array) -> jax.Array:
+        """Returns logits at the size of the images."""
         height, width = images.shape[1:3]
-        logits = resize_bilinear(self(images), (height, width))
-        return resample_bilinear(logits, sizes, new_sizes, canvas)
+        return resize_bilinear(self(images), (height, width))
