@@ -44,6 +44,7 @@ def get_config() -> ConfigDict:
     config.data.eval_crop = 0.875
     config.data.num_workers = 4
     config.data.max_unreadable = 0  # Images, before the run stops.
+    config.data.exif = "ignored"  # As published; applied turns images upright.
 
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 2

@@ -55,6 +55,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.data.eval_crop = 0.875
     config.data.num_workers = 12
     config.data.max_unreadable = 100  # Images, before the run stops.
+    config.data.exif = "ignored"  # As published; applied turns images upright.
 
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 2

@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     config.data.eval_crop = 1.0  # The whole image, squeezed.
     config.data.num_workers = 12
     config.data.max_unreadable = 100  # Images, before the run stops.
+    config.data.exif = "ignored"  # As published; applied turns images upright.
 
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 2

@@ -19,17 +19,19 @@ import numpy as np
 from tqdm import tqdm
 
 from litv2_jax.data import ade20k, array_record_copy, imagenet_archives
-from litv2_jax.data.geometry import IGNORED
-from litv2_jax.data.imagenet import decode
-from litv2_jax.data.segmentation import decode_pair
+from litv2_jax.data.decode import decode
+from litv2_jax.data.segmentation import check_num_classes, decode_pair
 from litv2_jax.data.sources import Source, open_annotated_source, open_source
-from litv2_jax.data.unreadable import UnreadableImageError
+from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.settings import ConfigError
+from litv2_jax.text import shorten
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the arguments say, or exits with 1 and a sentence."""
+    """Does what the arguments say, or exits with status 1 and a sentence."""
     options = _parse(arguments)
+    # Names of files and classes may have characters that a terminal cannot show.
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore
     try:
         options.run(options)
     except (ConfigError, OSError) as error:
@@ -113,20 +115,18 @@ def _check(options: argparse.Namespace) -> None:
     if options.zero_label:
         source = open_annotated_source(*place)
         num_classes = len(source.class_names)
+        check_num_classes(num_classes, options.zero_label)
 
         def read(record: dict[str, Any]) -> list[int]:
             return _read_classes(record, options.zero_label, num_classes)
 
         extremes = "the rarest in {} images, the most frequent in {}"
     else:
-        source = open_source(*place)
-        num_classes = len(source.class_names)
-
-        def read(record: dict[str, Any]) -> list[int]:
-            return [_read_label(record, num_classes)]
+        source = open_source(*place, allow_empty=True)
+        read = _read_label
 
         extremes = "the smallest of {} images, the largest of {}"
-    counts = np.zeros(num_classes, int)
+    counts = np.zeros(len(source.class_names), int)
     unusable = 0
     for index, (classes, problem) in enumerate(_read_all(source, read)):
         counts[classes] += 1
@@ -134,36 +134,29 @@ def _check(options: argparse.Namespace) -> None:
             tqdm.write(f"{source.where(index)}: {problem}", file=sys.stdout)
             unusable += 1
     print(
-        f"{len(source)} records, {unusable} of them unusable; {num_classes} classes, "
+        f"{len(source)} records, {unusable} of them unusable; {len(counts)} classes, "
         f"{extremes.format(counts.min(), counts.max())}."
     )
+    absent = [source.class_names[k] for k in np.flatnonzero(counts == 0)]
+    if absent:
+        print(f"Classes that no usable record has: {shorten(absent, limit=20)}.")
     if unusable:
         raise ConfigError(f"{unusable} of {len(source)} records are unusable.")
 
 
-def _read_label(record: dict[str, Any], num_classes: int) -> int:
+def _read_label(record: dict[str, Any]) -> list[int]:
     """Decodes a record of classification and returns its label."""
     decode(record["image"])
-    label = int(record["label"])
-    if not 0 <= label < num_classes:
-        raise UnreadableImageError(f"its label is {label}")
-    return label
+    return [int(record["label"])]
 
 
 def _read_classes(
     record: dict[str, Any], zero_label: str, num_classes: int
 ) -> list[int]:
     """Decodes a record of segmentation and returns what classes it has."""
-    _, label = decode_pair(record, zero_label)
-    counts = np.bincount(label.ravel(), minlength=IGNORED + 1)
-    classes = np.flatnonzero(counts[:IGNORED]).tolist()
-    if classes and classes[-1] >= num_classes:
-        first = int(zero_label == "ignored")
-        raise UnreadableImageError(
-            f"its annotation has pixels of {classes[-1] + first}, but the last class "
-            f"is {num_classes - 1 + first}"
-        )
-    return classes
+    _, label = decode_pair(record, zero_label, num_classes)
+    counts = np.bincount(label.ravel(), minlength=num_classes)
+    return np.flatnonzero(counts[:num_classes]).tolist()
 
 
 def _read_all(
@@ -174,8 +167,8 @@ def _read_all(
     def try_reading(index: int) -> tuple[list[int], str]:
         try:
             return read(source[index]), ""
-        except UnreadableImageError as error:
-            return [], str(error)
+        except (UnreadableImageError, MemoryError) as error:
+            return [], explain(error)
 
     chunk = 1024
     with (

@@ -1,14 +1,30 @@
-"""Leave to hold many files open at once."""
+"""Raises the limit on open files."""
 
-import resource
+import contextlib
+
+try:
+    import resource
+except ImportError:  # Windows, which has no such limit.
+    resource = None
+
+# More than the shards of any data set; the limit itself may be a thousand millions, of
+# which other libraries would make tables. The second is the most that macOS allows.
+_WANTED = (65_536, 10_240)
 
 
 def allow_many_open_files() -> None:
-    """Raises this process's limit of open files as far as it may.
+    """Raises this process's limit of open files as far as it may and as is of use.
 
     A data set can have 1,100 shards, each of which stays open once it was read; the
-    usual limit is 1,024.
+    usual limit is 1,024. Where it cannot be raised, it stays.
     """
+    if resource is None:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for wanted in _WANTED:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= limit:
+            return
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return

@@ -21,6 +21,7 @@ from litv2_jax.data.decode import (
 )
 from litv2_jax.data.photometric import distort, draw_distortion
 from litv2_jax.data.unreadable import UnreadableImageError
+from litv2_jax.settings import ConfigError
 
 # What 0 is in the annotations: no class, in which case class k of the model is k + 1
 # there, or a class itself.
@@ -164,6 +165,17 @@ def decode_pair(
     first = int(zero_label == "ignored")
     label = _check_values(label, num_classes - 1 + first)
     return image, geometry.reduce_zero_label(label) if first else label
+
+
+def check_num_classes(num_classes: int, zero_label: str) -> None:
+    """Raises ConfigError if labels of 8 bits cannot tell so many classes apart."""
+    most = geometry.IGNORED - (zero_label == "ignored")
+    if num_classes > most:
+        raise ConfigError(
+            f"The data set has {num_classes} classes, but the label of a pixel has 8 "
+            f"bits and {geometry.IGNORED} is ignored: with zero_label={zero_label} "
+            f"there can be {most}."
+        )
 
 
 def decode_annotation(data: bytes) -> np.ndarray:

@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from litv2_jax.metrics.absent import describe_absent, warn_absent
+from litv2_jax.settings import ConfigError
+from litv2_jax.text import literal
+
 
 class SegmentationScores:
     """Adds up what a segmentation model got right, pixel by pixel.
@@ -32,13 +36,17 @@ class SegmentationScores:
         """Returns `mIoU`, `aAcc` and `mAcc` as shares of 1, and `num_images`.
 
         Raises:
-            ValueError: If no pixel with a label was added.
+            ConfigError: If no pixel with a label was added.
         """
         total = self._confusion.sum()
         if not total:
-            raise ValueError(
-                "There is no accuracy of no labelled pixels: evaluate some first."
+            raise ConfigError(
+                "There is no accuracy of no labelled pixels: all those of the "
+                f"evaluation split, {self._num_images} images, are ignored. See that "
+                "its annotations have the numbers of classes, and that "
+                "config.data.zero_label is right."
             )
+        warn_absent(self._absent(), "pixel")
         iou, accuracy = self.per_class()
         return {
             "mIoU": float(np.nanmean(iou)),
@@ -55,9 +63,19 @@ class SegmentationScores:
             return hits / (labels + predictions - hits), hits / labels
 
     def table(self) -> str:
-        """Returns the scores of each class as a table in Markdown."""
+        """Returns the scores of each class as a table in Markdown.
+
+        Below it are named the classes that no pixel has.
+        """
         rows = ["| class | IoU | accuracy |", "|---|---|---|"]
         for name, *scores in zip(self._class_names, *self.per_class(), strict=True):
             cells = ["" if np.isnan(x) else f"{100 * x:.2f}" for x in scores]
+            # The only character that ends a cell.
+            name = literal(name).replace("|", "\\|")
             rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
-        return "\n".join(rows)
+        absent = describe_absent(self._absent(), "pixel")
+        return "\n".join(rows + ["", absent] * bool(absent))
+
+    def _absent(self) -> list[str]:
+        counts = self._confusion.sum(1)
+        return [self._class_names[k] for k in np.flatnonzero(counts == 0)]

@@ -69,9 +69,9 @@ class Classification:
         check(self._settings)
         check_mix_group_size(self._settings.augment, batch_size)
         data = self._settings.data
-        self._train, self._eval = (
-            open_source(data.name, split, data.data_dir)
-            for split in (data.train_split, data.eval_split)
+        self._train = open_source(data.name, data.train_split, data.data_dir)
+        self._eval = open_source(
+            data.name, data.eval_split, data.data_dir, self._train.class_names
         )
         check_same_classes(self._train, self._eval)
         self._unreadable = UnreadableRecords(
@@ -90,7 +90,11 @@ class Classification:
                 "num_classes": len(self._class_names),
                 **self._settings.model.sizes,
             },
-            "input": {"image_size": data.image_size, "crop": data.eval_crop},
+            "input": {
+                "image_size": data.image_size,
+                "crop": data.eval_crop,
+                "exif": data.exif,
+            },
             "class_names": self._class_names,
         }
 
@@ -114,7 +118,11 @@ class Classification:
         """Returns endless batches of `image` and `label`."""
         data = self._settings.data
         transform = TrainTransform(
-            data.image_size, scale=data.scale, ratio=data.ratio, flip=data.flip
+            data.image_size,
+            scale=data.scale,
+            ratio=data.ratio,
+            flip=data.flip,
+            exif=data.exif,
         )
         return pipeline.train_batches(
             self._train,
@@ -127,7 +135,7 @@ class Classification:
     def eval_batches(self) -> grain.IterDataset:
         """Returns the evaluation split in batches of `image`, `label` and `valid`."""
         data = self._settings.data
-        transform = EvalTransform(data.image_size, data.eval_crop)
+        transform = EvalTransform(data.image_size, data.eval_crop, data.exif)
         return pipeline.eval_batches(self._eval, transform, **self._share())
 
     def _share(self) -> dict[str, Any]:

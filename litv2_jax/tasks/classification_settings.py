@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Annotated
 
+from litv2_jax.data.decode import EXIF
 from litv2_jax.settings import (
     ConfigError,
     Count,
     NumWorkers,
+    OneOf,
     PathText,
     Range,
     Rising,
@@ -40,6 +42,8 @@ class DataSettings:
             image into the square.
         num_workers: Processes that load images, per host; 0 loads in threads.
         max_unreadable: Images that may be unreadable before the run stops.
+        exif: What to make of the EXIF orientation of images: `ignored`, as published,
+            or `applied`, which turns them upright.
     """
 
     name: Text
@@ -53,6 +57,7 @@ class DataSettings:
     eval_crop: Annotated[float, Range(0.1, 1)]
     num_workers: NumWorkers
     max_unreadable: Count
+    exif: Annotated[str, OneOf(*EXIF)] = "ignored"
 
 
 @dataclasses.dataclass(frozen=True)

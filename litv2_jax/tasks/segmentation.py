@@ -36,6 +36,7 @@ from litv2_jax.data.buckets import EvalPlan, plan_eval_batches
 from litv2_jax.data.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
+    check_num_classes,
 )
 from litv2_jax.data.sources import check_same_classes, open_annotated_source
 from litv2_jax.data.unreadable import UnreadableRecords
@@ -80,9 +81,12 @@ class Segmentation:
             data.max_unreadable, is_shared=jax.process_count() > 1
         )
         self._class_names = self._train.class_names
+        check_num_classes(len(self._class_names), data.zero_label)
         self._batch_size = batch_size
         self._seed = seed
-        self._eval_transform = SegmentationEvalTransform(data.scale, data.zero_label)
+        self._eval_transform = SegmentationEvalTransform(
+            data.scale, data.zero_label, len(self._class_names)
+        )
         self.num_train_examples = len(self._train)
         self.steps_per_epoch = self.num_train_examples // batch_size
         self.description = {
@@ -142,6 +146,7 @@ class Segmentation:
             flip=data.flip,
             distortion=data.distortion,
             zero_label=data.zero_label,
+            num_classes=len(self._class_names),
         )
         return pipeline.train_batches(
             self._train,

@@ -10,6 +10,7 @@ import tensorboardX
 from PIL import Image
 from tqdm import tqdm
 
+from litv2_jax.pictures import draw_or_warn
 from litv2_jax.training.performance import Performance
 from litv2_jax.training.report import draw_curves, summarise
 from litv2_jax.training.rows import append_row, read_rows, replace_rows
@@ -122,7 +123,8 @@ class Log:
             return
         path = self._report / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
-        draw_to(path)
+        if not draw_or_warn(lambda: draw_to(path), path):
+            return
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self._board.add_image(name, pixels, dataformats="HWC")

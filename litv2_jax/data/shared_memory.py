@@ -1,0 +1,51 @@
+"""Whether the machine has the shared memory that worker processes need."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from litv2_jax.settings import ConfigError
+
+_FOLDER = Path("/dev/shm")
+
+# What Grain keeps there at most, counted while a reader was slow: four elements for
+# each worker, and two in the hands of the reader.
+_PER_WORKER, _IN_USE = 4, 2
+
+
+def check_shared_memory(
+    row: Mapping[str, np.ndarray], rows_per_element: int, num_workers: int
+) -> None:
+    """Raises ConfigError if workers would be killed for want of shared memory.
+
+    That is how the system answers a write beyond it: with a signal that ends the
+    worker, without a reason. Containers have 64 MB unless told otherwise.
+
+    Args:
+        row: One row of a batch.
+        rows_per_element: Rows that a worker hands over at a time.
+        num_workers: Processes that load.
+    """
+    if not num_workers or not _FOLDER.is_dir():
+        return
+    size = rows_per_element * sum(np.asarray(array).nbytes for array in row.values())
+    needed = (_PER_WORKER * num_workers + _IN_USE) * size
+    free = shutil.disk_usage(_FOLDER).free
+    if needed > free:
+        raise ConfigError(
+            f"{_FOLDER} has {_megabytes(free)} free, but {num_workers} worker "
+            f"processes may keep {_megabytes(needed)} of batches there: make it larger "
+            f"(docker run --shm-size={_gigabytes(needed)}g), or load in threads with "
+            "--config.data.num_workers=0, or use fewer workers."
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MB"
+
+
+def _gigabytes(size: int) -> int:
+    """Returns how many hold twice as much."""
+    return -(-2 * size // 2**30)

@@ -1,0 +1,30 @@
+"""Names the classes that an evaluation says nothing about, having none of them."""
+
+from collections.abc import Sequence
+
+from absl import logging
+
+from litv2_jax.text import shorten
+
+
+def describe_absent(names: Sequence[str], unit: str) -> str:
+    """Returns a sentence on the classes that nothing evaluated has; "" if all are there.
+
+    Args:
+        names: Of these classes.
+        unit: What is labeled, `image` or `pixel`.
+    """
+    if not names:
+        return ""
+    classes = "class" if len(names) == 1 else "classes"
+    return (
+        f"No {unit} of the evaluation split is of the {classes} "
+        f"{shorten(names, limit=20)}: the scores say nothing about "
+        f"{'it' if len(names) == 1 else 'them'}."
+    )
+
+
+def warn_absent(names: Sequence[str], unit: str) -> None:
+    """Logs what `describe_absent` returns, if it is anything."""
+    if names:
+        logging.warning("%s", describe_absent(names, unit))
