@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import jax
@@ -57,7 +58,7 @@ def run(capsys, *arguments) -> str:
     return capsys.readouterr().out
 
 
-def test_prints_the_best_classes_of_each_picture(capsys, weights, photos):
+def test_prints_the_best_classes_of_each_image(capsys, weights, photos):
     output = run(capsys, "--weights", weights, *photos)
     for path in photos:
         assert f"{path}\n" in output
@@ -93,7 +94,7 @@ def test_probabilities_are_those_of_the_model(weights, photos):
     )
 
 
-def test_draws_the_pictures(capsys, weights, photos, tmp_path):
+def test_draws_the_images(capsys, weights, photos, tmp_path):
     picture = tmp_path / "grid.png"
     output = run(capsys, "--weights", weights, "--picture", picture, *photos)
     assert f"Drew {picture}" in output
@@ -130,18 +131,45 @@ def test_classes_without_names_are_numbered(capsys, tmp_path, photos):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_all_kinds_of_pictures_are_read(tmp_path, mode):
+def test_all_kinds_of_images_are_read(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     Image.new(mode, (30, 20)).save(path)
     assert predict.read_image(path).mode == "RGB"
 
 
-def test_pictures_are_turned_upright(tmp_path):
+def test_sixteen_bits_of_grey_are_not_white(tmp_path):
+    levels = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "x.png")
+    pixels = np.asarray(predict.read_image(tmp_path / "x.png"))
+    np.testing.assert_array_equal(pixels[..., 0], levels >> 8)
+
+
+def test_images_are_turned_upright_if_those_of_the_training_were(
+    weights, tmp_path, monkeypatch
+):
     image = Image.new("RGB", (30, 20))
     exif = image.getexif()
     exif[0x0112] = 6  # Taken with the camera on its side.
-    image.save(tmp_path / "x.jpg", exif=exif)
-    assert predict.read_image(tmp_path / "x.jpg").size == (20, 30)
+    path = tmp_path / "x.jpg"
+    image.save(path, exif=exif)
+    assert predict.read_image(path).size == (30, 20)
+    assert predict.read_image(path, "applied").size == (20, 30)
+    # The command does as the checkpoint says.
+    sizes = []
+    crop = predict.center_crop
+    monkeypatch.setattr(
+        predict, "center_crop", lambda *a: sizes.append(a[0].size) or crop(*a)
+    )
+    description = predict.pretrained.describe(weights)
+    for setting, size in (
+        ({}, (30, 20)),
+        ({"exif": "ignored"}, (30, 20)),
+        ({"exif": "applied"}, (20, 30)),
+    ):
+        stored = {**description, "input": {**description["input"], **setting}}
+        monkeypatch.setattr(predict.pretrained, "describe", lambda _, d=stored: d)
+        predict.main(["--weights", str(weights), str(path)])
+        assert sizes.pop() == size
 
 
 def truncated_jpeg() -> bytes:
@@ -156,16 +184,87 @@ def truncated_jpeg() -> bytes:
     [
         (b"no image at all", "bad.jpg is not an image that can be read"),
         (b"", "bad.jpg is not an image that can be read"),
-        (truncated_jpeg(), "bad.jpg is not an image that can be read: image file is"),
+        (truncated_jpeg(), "bad.jpg is not an image that can be read: OSError: image"),
         (None, "There is no file .*bad.jpg"),
     ],
+    ids=["text", "empty", "truncated", "missing"],
 )
-def test_what_is_no_picture_is_named(tmp_path, weights, data, message):
+def test_what_is_no_image_is_named(tmp_path, weights, data, message):
     path = tmp_path / "bad.jpg"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(SystemExit, match=message):
         predict.main(["--weights", str(weights), str(path)])
+
+
+def test_images_that_cannot_be_read_are_named_and_the_others_done(
+    weights, photos, tmp_path, capsys
+):
+    (tmp_path / "torn.jpg").write_bytes(truncated_jpeg())
+    (tmp_path / "folder.jpg").mkdir()
+    paths = [photos[0], tmp_path / "torn.jpg", tmp_path / "folder.jpg", photos[1]]
+    picture = tmp_path / "grid.png"
+    arguments = ["--weights", weights, "--picture", picture, *paths]
+    with pytest.raises(SystemExit, match="not done: .*torn.jpg .* \\(and 1 more\\)"):
+        predict.main([str(argument) for argument in arguments])
+    output, errors = capsys.readouterr()
+    assert output.count("fish") == 2
+    assert f"{photos[1]}\n" in output
+    assert errors.count("torn.jpg is not an image that can be read") == 1
+    assert "There is no file" in errors
+    assert Image.open(picture).width > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top", "-1"], "--top is -1 but must be 1 or more"),
+        (["--top", "0"], "--top is 0 but must be 1 or more"),
+        (["--picture", "."], "--picture is ., which is a folder; name a .png file"),
+        (["--picture", "x"], "--picture is x, which is no PNG file; name a .png"),
+        (["--picture", "x.exe"], "--picture is x.exe, which is no PNG file"),
+        (["--picture", "nowhere/x.png"], "but there is no folder nowhere; make it"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_at_once(arguments, message, photos):
+    # Before the weights, which are not there.
+    command = ["--weights", "nowhere", *arguments, str(photos[0])]
+    with pytest.raises(SystemExit, match=message):
+        predict.main(command)
+
+
+def test_an_image_that_cannot_be_drawn_does_not_end_the_command(
+    weights, photos, tmp_path, capsys, caplog, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(predict, "draw_grid", fail)
+    picture = tmp_path / "grid.png"
+    arguments = ["--weights", weights, "--picture", picture, photos[0]]
+    with pytest.raises(SystemExit, match="not done: .*grid.png could not be drawn"):
+        predict.main([str(argument) for argument in arguments])
+    assert "fish" in capsys.readouterr().out
+    assert "grid.png could not be drawn: RuntimeError: no font" in caplog.text
+
+
+def test_one_image_after_the_other_is_held_in_memory(weights, monkeypatch):
+    """Read when they are needed, and dropped: 20 photographs take what one takes."""
+    references = []
+    most = 0
+
+    def images():
+        nonlocal most
+        for _ in range(20):
+            image = Image.new("RGB", (64, 64))
+            references.append(weakref.ref(image))
+            most = max(most, sum(each() is not None for each in references))
+            yield image
+            del image
+
+    names, probabilities = predict.predict(weights, images())
+    assert (len(names), probabilities.shape) == (3, (20, 3))
+    assert most <= 3
 
 
 def test_missing_weights_are_named(tmp_path, photos):

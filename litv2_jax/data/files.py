@@ -55,7 +55,11 @@ def find_folder(folder: Path) -> Path:
 def list_folders(folder: Path) -> list[str]:
     """Returns the names of the folders in a folder, in order, without hidden ones."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if not is_hidden(e.name) and e.is_dir())
+        return sorted(
+            entry.name
+            for entry in entries
+            if not is_hidden(entry.name) and _is_folder(entry)
+        )
 
 
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -109,7 +113,7 @@ def _walk(
             name = os.path.join(relative, entry.name)
             if is_hidden(entry.name):
                 continue
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+            if _is_folder(entry):
                 folders.append(name)
             elif entry.name.lower().endswith(suffixes) and _is_file(entry):
                 files.append(name)
@@ -121,6 +125,12 @@ def _walk(
 def _identity(folder: Path) -> tuple[int, int]:
     stat = folder.stat()
     return stat.st_dev, stat.st_ino
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Returns whether it is a folder, or a link to one."""
+    # Of a link to itself, the entry's own method raises.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_file(entry: os.DirEntry) -> bool:

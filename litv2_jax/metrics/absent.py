@@ -8,7 +8,7 @@ from litv2_jax.text import shorten
 
 
 def describe_absent(names: Sequence[str], unit: str) -> str:
-    """Returns a sentence on the classes that nothing evaluated has; "" if all are there.
+    """Returns a sentence on the classes that nothing evaluated has, or "" if none is.
 
     Args:
         names: Of these classes.

@@ -59,6 +59,4 @@ class Accuracy:
         return describe_absent(self._absent(), "image")
 
     def _absent(self) -> list[str]:
-        return [
-            self._class_names[k] for k in np.flatnonzero(self._count_by_class == 0)
-        ]
+        return [self._class_names[k] for k in np.flatnonzero(self._count_by_class == 0)]

@@ -20,6 +20,7 @@ from litv2_jax.training.checkpoint_folder import (
     move_away,
     read_description,
 )
+from litv2_jax.training.classes import check_same_classes
 from litv2_jax.training.log import announce
 from litv2_jax.training.manifest import (
     DamagedCheckpointError,
@@ -214,6 +215,9 @@ class Checkpoints:
     ) -> tuple[TrainState, dict[str, float]]:
         wanted = _checkpointables(like)
         stored = StoredArrays.open(self._directory / str(step), list(wanted))
+        check_same_classes(
+            stored.manifest.description, self._description, str(stored.path)
+        )
         self._check_run(stored)
         stored.check_fit(shapes_by_name(wanted))
         loaded = jax.tree.map(_place, arrange(stored.read(), wanted), wanted)

@@ -7,7 +7,12 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from litv2_jax.training.checkpoint import load_weights
+from litv2_jax.training.checkpoint import (
+    find_checkpoint,
+    load_weights,
+    read_description,
+)
+from litv2_jax.training.classes import match_to_data, reorder_classes
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.log import announce
 from litv2_jax.training.step import (
@@ -26,11 +31,17 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
         The results of the task's metric, and `images_per_second`, compiling included.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is that of another model.
+        ConfigError: If there is no checkpoint, or it is that of another model, or of
+            other classes.
     """
     devices = Devices()
     model = create_abstract_model(task)
-    params, stats = devices.replicate(load_weights(weights, *split_state(model)))
+    path = find_checkpoint(weights)
+    order = match_to_data(read_description(path), task.description, str(path))
+    params, stats = load_weights(path, *split_state(model))
+    if order:
+        params, stats = reorder_classes(create_graphdef(task), params, stats, order)
+    params, stats = devices.replicate((params, stats))
     start = time.perf_counter()
     evaluator = Evaluator(task, devices)
     results = evaluator(params, stats)

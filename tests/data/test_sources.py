@@ -27,7 +27,9 @@ def tree(tmp_path):
         "train/zebra/b.JPEG",
         "train/zebra/a.png",
         "train/ant/more/x.jpg",
-        "train/ant/more/.hidden.webp",
+        "train/ant/more/hidden.webp",
+        "train/ant/more/._x.jpg",
+        "train/.ipynb_checkpoints/x.jpg",
         *(f"train/ant/more/{i}/y.ppm" for i in (3, 1, 4, 2)),
         "train/ant/z.jpeg",
         "train/ant/B.bmp",
@@ -51,7 +53,7 @@ def test_folders_are_listed_as_torchvision_does(tree):
         ("Bee/1.Tiff", 0),
         ("ant/B.bmp", 1),
         ("ant/z.jpeg", 1),
-        ("ant/more/.hidden.webp", 1),
+        ("ant/more/hidden.webp", 1),
         ("ant/more/x.jpg", 1),
         *((f"ant/more/{i}/y.ppm", 1) for i in (1, 2, 3, 4)),
         ("zebra/a.png", 2),
@@ -159,11 +161,110 @@ def test_missing_and_unknown_files_of_tfds_are_named(digits, tmp_path):
     assert len(open_source("digits", "test", str(tmp_path / "copy"))) == 360
 
 
-def test_as_many_files_may_be_open_as_the_system_allows():
+@pytest.mark.parametrize(
+    "name", ["$x^2$", "_50% <b>", "\u732b", "a.jpg", "c\x1b[31m\n"]
+)
+def test_classes_may_have_any_name(tree, name):
+    (tree / "train/zebra").rename(tree / "train" / name)
+    source = open_source("folder", "train", str(tree))
+    assert sorted(source.class_names) == sorted(["Bee", "ant", name])
+    index = next(i for i in range(11) if source.class_names[source[i]["label"]] == name)
+    # A terminal obeys what is between these.
+    assert "\x1b" not in source.where(index)
+    assert "\n" not in source.where(index)
+
+
+def test_a_class_name_is_the_same_in_either_form_of_unicode(tree):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    (tree / "train/zebra").rename(tree / "train" / decomposed)
+    (tree / "val/zebra").rename(tree / "val" / composed)
+    train = open_source("folder", "train", str(tree))
+    assert composed in train.class_names
+    val = open_source("folder", "val", str(tree), train.class_names)
+    assert {train.class_names[val[i]["label"]] for i in range(2)} == {"ant", composed}
+    shutil.copytree(tree / "train" / decomposed, tree / "train" / composed)
+    with pytest.raises(ConfigError, match="has the class caf\u00e9 2 times"):
+        open_source("folder", "train", str(tree))
+
+
+def test_a_split_to_evaluate_on_may_lack_a_class_but_have_no_other(tree):
+    names = open_source("folder", "train", str(tree)).class_names
+    val = open_source("folder", "val", str(tree), names)
+    assert val.class_names == names
+    assert [names[val[i]["label"]] for i in range(2)] == ["ant", "zebra"]
+    # Its folder may be there, and empty.
+    (tree / "val/Bee").mkdir()
+    assert len(open_source("folder", "val", str(tree), names)) == 2
+    (tree / "val/cat").mkdir()
+    message = "1 folders that are no classes of the training split: cat; its classes"
+    with pytest.raises(ConfigError, match=message):
+        open_source("folder", "val", str(tree), names)
+
+
+def test_a_link_that_leads_nowhere_is_unreadable(tree):
+    (tree / "val/ant/2.jpg").symlink_to("nowhere.jpg")
+    source = open_source("folder", "val", str(tree))
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        source[1]
+
+
+def test_a_record_of_tfds_whose_label_is_no_class_is_unreadable(digits, monkeypatch):
+    """Splits without labels have -1, which would train as a class without name."""
+    source = open_source("digits", "test", str(digits[0]))
+    assert source[0]["label"] in range(10)
+    for label in (-1, 10):
+        monkeypatch.setattr(
+            type(source).__mro__[1],
+            "__getitem__",
+            lambda self, index, label=label: {"image": b"", "label": label},
+        )
+        with pytest.raises(UnreadableImageError, match=f"its label is {label}, but"):
+            source[0]
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Limits of open files that only this test sees: soft, hard, most that is taken."""
+    state = {"limits": (256, resource.RLIM_INFINITY), "most": 10**9}
+
+    def set_limits(kind, limits):
+        assert kind == resource.RLIMIT_NOFILE
+        if limits[0] > state["most"]:
+            raise ValueError("current limit exceeds maximum limit")
+        state["limits"] = limits
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: state["limits"])
+    monkeypatch.setattr(resource, "setrlimit", set_limits)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "most", "expected"),
+    [
+        (256, resource.RLIM_INFINITY, 10**9, 65536),
+        # macOS refuses what is above its own limit, although it names none.
+        (256, resource.RLIM_INFINITY, 10240, 10240),
+        (256, resource.RLIM_INFINITY, 300, 256),
+        (1024, 10**9, 10**9, 65536),
+        (1024, 4096, 4096, 4096),
+        (4096, 4096, 4096, 4096),
+        (10**6, 10**6, 10**6, 10**6),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 0, resource.RLIM_INFINITY),
+    ],
+)
+def test_many_files_may_be_open_wherever_that_is_possible(
+    limits, soft, hard, most, expected
+):
+    limits.update(limits=(soft, hard), most=most)
+    allow_many_open_files()
+    assert limits["limits"] == (expected, hard)
+
+
+def test_the_limit_of_open_files_is_really_raised():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
         allow_many_open_files()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 65536), hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from litv2_jax.metrics.accuracy import Accuracy
+from litv2_jax.settings import ConfigError
 
 
 def batch(top1, top5, loss, valid):
@@ -21,5 +22,18 @@ def test_images_that_fill_up_a_batch_do_not_count():
 
 
 def test_nothing_has_no_accuracy():
-    with pytest.raises(ValueError, match="no accuracy of no images"):
+    with pytest.raises(ConfigError, match="no accuracy of no images: give an eval"):
         Accuracy().result()
+
+
+def test_classes_that_no_image_has_are_named(caplog):
+    metric = Accuracy(["cat", "dog", "fish"])
+    for labels, valid in (([0, 1], [1, 0]), ([0, 2], [1, 0])):
+        outputs = batch([1, 1], [1, 1], [0, 0], valid)
+        metric.add({**outputs, "label": np.array(labels)})
+    metric.result()
+    expected = "No image of the evaluation split is of the classes dog, fish: the"
+    assert expected in metric.table()
+    assert expected in caplog.text
+    metric.add({**batch([1, 1], [1, 1], [0, 0], [1, 1]), "label": np.array([1, 2])})
+    assert metric.table() == ""

@@ -3,6 +3,7 @@ import pytest
 
 from litv2_jax.data.geometry import reduce_zero_label
 from litv2_jax.metrics.segmentation import SegmentationScores
+from litv2_jax.settings import ConfigError
 from tests.reference import GOLDEN
 
 STORED = np.load(GOLDEN / "dense" / "miou.npz")
@@ -46,11 +47,29 @@ def test_the_table_has_a_row_for_each_class():
         "| sky | 50.00 | 50.00 |",
         "| sea | 50.00 | 100.00 |",
         "| boat |  |  |",
+        "",
+        "No pixel of the evaluation split is of the class boat: the scores say nothing "
+        "about it.",
     ]
+
+
+def test_classes_that_no_pixel_has_are_named(caplog):
+    metric = SegmentationScores(["sky", "a|b", "$x$\x1b[2J"])
+    metric.add(confusion(np.array([0, 0, 255]), np.array([0, 1, 1]), 3))
+    metric.result()
+    expected = "No pixel of the evaluation split is of the classes a|b, $x$\\x1b[2J: "
+    assert expected in metric.table()
+    assert expected in caplog.text
+    assert "| a\\|b | 0.00 |  |" in metric.table()
+    metric.add(confusion(np.array([1, 2]), np.array([1, 1]), 3))
+    caplog.clear()
+    metric.result()
+    assert "No pixel" not in metric.table() + caplog.text
 
 
 def test_no_labelled_pixel_has_no_score():
     metric = SegmentationScores(["sky", "sea"])
     metric.add({"confusion": np.zeros((2, 2), int), "valid": np.array([True])})
-    with pytest.raises(ValueError, match="no accuracy of no labelled pixels"):
+    message = "no accuracy of no labelled pixels.*1 images.*config.data.zero_label"
+    with pytest.raises(ConfigError, match=message):
         metric.result()

@@ -1,0 +1,76 @@
+"""Compares the classes that a checkpoint was trained on with those of the data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from litv2_jax.class_names import describe_difference, display_names, match_classes
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.log import announce
+from litv2_jax.training.step import split_state
+
+
+def check_same_classes(
+    stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
+) -> None:
+    """Raises ConfigError if a run would go on with other classes, or in another order.
+
+    Args:
+        stored: Description in the run's checkpoint.
+        expected: Description of the task.
+        place: What to call the checkpoint.
+    """
+    there, here = (
+        display_names(description.get("class_names") or [])
+        for description in (stored, expected)
+    )
+    if there and here and there != here:
+        raise ConfigError(
+            f"The run cannot go on with other classes: "
+            f"{describe_difference(there, here, place)}"
+        )
+
+
+def match_to_data(
+    stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
+) -> list[int] | None:
+    """Returns for each class of the data its number in a checkpoint to score.
+
+    Args:
+        stored: Description in the checkpoint.
+        expected: Description of the task.
+        place: What to call the checkpoint.
+
+    Returns:
+        The numbers; None if they are those of the data.
+
+    Raises:
+        ConfigError: If one has a class that the other lacks.
+    """
+    there, here = (d.get("class_names") or [] for d in (stored, expected))
+    order = match_classes(there, here, place)
+    if order:
+        announce(f"{place} has the same classes in another order: matched by name.")
+    elif here and not there:
+        announce(f"{place} does not name its classes: taken to be those of the data.")
+    return order
+
+
+def reorder_classes(
+    graphdef: nnx.GraphDef,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    order: list[int],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns weights and running statistics whose class k is class order[k] of those.
+
+    Args:
+        graphdef: Static half of the model.
+        params: Weights.
+        stats: Running statistics.
+        order: From `match_to_data`.
+    """
+    model: Any = nnx.merge(graphdef, params, stats)
+    model.reorder_classes(order)
+    return split_state(model)
