@@ -26,7 +26,7 @@ from litv2_jax.data.imagenet import center_crop
 from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.pictures import draw_grid, draw_or_warn, draw_overlay
 from litv2_jax.settings import ConfigError
-from litv2_jax.text import literal
+from litv2_jax.text import allow_any_text, literal
 
 _BATCH_SIZE = 16
 
@@ -35,7 +35,7 @@ _MAX_DRAWN = 100
 _DRAWN_SIZE = 256
 
 # Compiled programs to keep, one for each size of images to segment.
-_MAX_PROGRAMS = 16
+_MAX_PROGRAMS = 8
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Images that cannot be read are named at once, and the others are done.
     """
     options = _parse(arguments)
-    # Names of files and classes may have characters that a terminal cannot show.
-    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore
+    allow_any_text()
     try:
         _check(options)
         command = _Command(options)

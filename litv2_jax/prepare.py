@@ -24,14 +24,13 @@ from litv2_jax.data.segmentation import check_num_classes, decode_pair
 from litv2_jax.data.sources import Source, open_annotated_source, open_source
 from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.settings import ConfigError
-from litv2_jax.text import shorten
+from litv2_jax.text import allow_any_text, shorten
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Does what the arguments say, or exits with status 1 and a sentence."""
     options = _parse(arguments)
-    # Names of files and classes may have characters that a terminal cannot show.
-    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore
+    allow_any_text()
     try:
         options.run(options)
     except (ConfigError, OSError) as error:

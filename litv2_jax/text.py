@@ -1,5 +1,7 @@
 """Names from users, such as those of classes and files, as messages show them."""
 
+import io
+import sys
 import unicodedata
 from collections.abc import Iterable
 
@@ -20,6 +22,12 @@ def literal(text: str) -> str:
         else character
         for character in text
     )
+
+
+def allow_any_text() -> None:
+    """Lets what standard output's encoding lacks be printed, as an escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def compose(text: str) -> str:

@@ -1,4 +1,6 @@
 import io
+import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -272,9 +274,15 @@ def test_missing_weights_are_named(tmp_path, photos):
         predict.main(["--weights", str(tmp_path / "absent"), str(photos[0])])
 
 
-def test_runs_as_a_module(weights, photos):
-    command = [sys.executable, "-m", "litv2_jax.predict", "--weights", str(weights)]
+def test_runs_as_a_module_and_prints_any_name(tmp_path, photos):
+    weights = write_weights(tmp_path / "w", ["\u732b", "fi\nsh", "\udce9"], 3)
+    path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")
+    shutil.copy(photos[0], path)
     result = subprocess.run(
-        [*command, str(photos[0])], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "litv2_jax.predict", "--weights", str(weights), path],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
-    assert "fish" in result.stdout
+    for text in (rb"\u732b", rb"fi\nsh", rb"\udce9", rb"caf\udce9.jpg"):
+        assert text in result.stdout

@@ -108,4 +108,4 @@ def test_the_checkpoint_describes_its_model(whole):
     stored = metadata["custom_metadata"]
     assert stored["class_names"] == list("0123456789")
     assert stored["model"]["num_classes"] == 10
-    assert stored["input"] == {"image_size": 32, "crop": 1.0}
+    assert stored["input"] == {"image_size": 32, "crop": 1.0, "exif": "ignored"}

@@ -120,6 +120,16 @@ def test_predictions_match_pytorch_at_the_size_of_the_picture(name, shape):
     assert np.abs(counts - reference[f"{stem}/pred_hist"]).sum() < 1e-3 * classes.size
 
 
+def test_the_class_of_each_pixel_is_where_the_largest_logit_is():
+    images = make_dense_images(2, 32, 48)
+    sizes, new_sizes = np.array([[32, 48], [20, 30]]), np.array([[70, 90], [40, 60]])
+    model = model_of("tiny")
+    arguments = images, sizes, new_sizes
+    logits = jax.jit(lambda model, *a: model.segment(*a, (70, 90)))(model, *arguments)
+    classes = jax.jit(lambda model, *a: model.predict(*a, (70, 90)))(model, *arguments)
+    np.testing.assert_array_equal(classes, logits.argmax(-1))
+
+
 def test_loss_and_accuracy_match_pytorch():
     name, shape = CASES[0]
     reference, stem = REFERENCES[name], "x".join(map(str, shape))

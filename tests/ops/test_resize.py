@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.resize import resample_bilinear, resize_bilinear, resize_nearest
+from litv2_jax.ops import resize
+from litv2_jax.ops.resize import (
+    resample_argmax,
+    resample_bilinear,
+    resize_bilinear,
+    resize_nearest,
+)
 
 
 def interpolate(x: np.ndarray, length: int, axis: int) -> np.ndarray:
@@ -44,3 +50,28 @@ def test_each_map_is_resampled_from_its_own_size_to_its_own():
     for i, ((h, w), (new_h, new_w)) in enumerate(zip(sizes, new_sizes, strict=True)):
         expected = resize_bilinear(jnp.asarray(x[i : i + 1, :h, :w]), (new_h, new_w))
         np.testing.assert_allclose(result[i, :new_h, :new_w], expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("strip_size", [1, 20 * 5, 20 * 5 * 3, 20 * 5 * 4, 2**24])
+def test_the_largest_channel_is_found_strip_by_strip(strip_size, monkeypatch):
+    """One row, two numbers of rows that do not divide the canvas, and all of it."""
+    monkeypatch.setattr(resize, "_STRIP_SIZE", strip_size)
+    x = np.random.default_rng(0).standard_normal((3, 8, 12, 5)).astype(np.float32)
+    sizes = np.array([[8, 12], [5, 7], [3, 12]])
+    new_sizes = np.array([[4, 20], [5, 7], [10, 6]])
+    result = jax.jit(lambda *a: resample_argmax(*a, (10, 20)))(x, sizes, new_sizes)
+    whole = jax.jit(lambda *a: resample_bilinear(*a, (10, 20)))(x, sizes, new_sizes)
+    assert result.dtype == np.int32
+    np.testing.assert_array_equal(result, whole.argmax(-1))
+
+
+def test_a_large_map_takes_little_more_memory_than_its_result():
+    shapes = [(1, 64, 64, 150), (1, 2), (1, 2)]
+    arguments = [
+        jax.ShapeDtypeStruct(shape, kind)
+        for shape, kind in zip(shapes, ("float32", "int32", "int32"), strict=True)
+    ]
+    resample = jax.jit(lambda *a: resample_argmax(*a, (3000, 4000)))
+    memory = resample.lower(*arguments).compile().memory_analysis()
+    # All channels of all pixels are 7.2 GB.
+    assert memory.temp_size_in_bytes < 4e8
