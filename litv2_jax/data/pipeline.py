@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from litv2_jax.data.open_files import allow_many_open_files
+from litv2_jax.data.shared_memory import check_shared_memory
 from litv2_jax.data.unreadable import UnreadableRecords, read_readable
 from litv2_jax.data.workers import (
     CHOOSE_WORKERS,
@@ -229,6 +230,7 @@ def _load(
     )
     if not num_workers:
         return loaded
+    check_shared_memory(rows[0], batch_size // pieces, num_workers)
     parse_grain_flags()
     loaded = loaded.mp_prefetch(
         grain.MultiprocessingOptions(num_workers=num_workers),

@@ -10,9 +10,9 @@ from litv2_jax.settings import ConfigError
 
 _FOLDER = Path("/dev/shm")
 
-# What Grain keeps there at most, counted while a reader was slow: four elements for
-# each worker, and two in the hands of the reader.
-_PER_WORKER, _IN_USE = 4, 2
+# Elements that Grain keeps there at most, for each worker and in all, counted with one
+# to four workers and a reader that is slow.
+_PER_WORKER, _IN_USE = 5, 2
 
 
 def check_shared_memory(
