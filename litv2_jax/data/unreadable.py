@@ -51,7 +51,8 @@ def read_readable(
         return {**arrays, _SKIPPED: np.array([index, skipped])}, not skipped
     raise ConfigError(
         f"{limit} records in a row are unreadable, from {_where(source, index)} on "
-        f"({reason}); check that config.data.data_dir is complete and can be read."
+        f"({reason}); `python -m litv2_jax.prepare check` lists what is broken. If "
+        "all are, see that config.data.data_dir is complete and can be read."
     )
 
 

@@ -16,11 +16,12 @@ def describe_absent(names: Sequence[str], unit: str) -> str:
     """
     if not names:
         return ""
-    classes = "class" if len(names) == 1 else "classes"
+    classes, them = ("class", "it") if len(names) == 1 else ("classes", "them")
+    # What a mask of 0 and 255 is made of.
+    note = " (pixels of 255 are ignored)" if unit == "pixel" else ""
     return (
         f"No {unit} of the evaluation split is of the {classes} "
-        f"{shorten(names, limit=20)}: the scores say nothing about "
-        f"{'it' if len(names) == 1 else 'them'}."
+        f"{shorten(names, limit=20)}{note}: the scores say nothing about {them}."
     )
 
 

@@ -11,6 +11,7 @@
 |-------------|-----------------------------------------------|
 | top1, top5  | [B] bool, whether the label is among them     |
 | loss        | [B] float32, cross-entropy                    |
+| label       | [B] int32                                     |
 | valid       | [B] bool                                      |
 
 | outputs     | of `predict`                                  |
@@ -197,6 +198,7 @@ class Classification:
             "top1": rank < 1,
             "top5": rank < 5,
             "loss": loss,
+            "label": labels,
             "valid": batch["valid"],
         }
 
@@ -210,7 +212,7 @@ class Classification:
 
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""
-        return Accuracy()
+        return Accuracy(self._class_names)
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws images as `augment` left them, with the larger shares of the target."""

@@ -194,9 +194,8 @@ class Segmentation:
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns the confusion matrix of the batch; see the table above."""
         labels = batch["label"]
-        logits = _segment(model, batch)
-        num_classes = logits.shape[-1]
-        prediction = logits.argmax(-1)
+        num_classes = len(self._class_names)
+        prediction = _classify_pixels(model, batch)
         pairs = labels.astype(jnp.int32) * num_classes + prediction
         # What is ignored goes to a place of its own, which is then dropped.
         pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
@@ -210,7 +209,7 @@ class Segmentation:
 
     def predict(self, model: Any, batch: Batch) -> Batch:
         """Returns the class of each pixel."""
-        return {"prediction": _segment(model, batch).argmax(-1)}
+        return {"prediction": _classify_pixels(model, batch)}
 
     def check_unreadable(self, count: int) -> None:
         """Raises ConfigError if more records are unreadable than the recipe allows."""
@@ -241,9 +240,9 @@ class Segmentation:
         draw_maps(rows, titles, self._class_names, path)
 
 
-def _segment(model: Any, batch: Batch) -> jax.Array:
-    """Returns logits [B, H', W', K] at the size of each label."""
-    return model.segment(
+def _classify_pixels(model: Any, batch: Batch) -> jax.Array:
+    """Returns the class of each pixel, int32 [B, H', W'], at the size of each label."""
+    return model.predict(
         normalize_inside(batch["image"], batch["size"]),
         batch["size"],
         batch["label_size"],

@@ -48,8 +48,8 @@ def test_the_table_has_a_row_for_each_class():
         "| sea | 50.00 | 100.00 |",
         "| boat |  |  |",
         "",
-        "No pixel of the evaluation split is of the class boat: the scores say nothing "
-        "about it.",
+        "No pixel of the evaluation split is of the class boat (pixels of 255 are "
+        "ignored): the scores say nothing about it.",
     ]
 
 
@@ -57,7 +57,9 @@ def test_classes_that_no_pixel_has_are_named(caplog):
     metric = SegmentationScores(["sky", "a|b", "$x$\x1b[2J"])
     metric.add(confusion(np.array([0, 0, 255]), np.array([0, 1, 1]), 3))
     metric.result()
-    expected = "No pixel of the evaluation split is of the classes a|b, $x$\\x1b[2J: "
+    expected = (
+        "No pixel of the evaluation split is of the classes a|b, $x$\\x1b[2J (pix"
+    )
     assert expected in metric.table()
     assert expected in caplog.text
     assert "| a\\|b | 0.00 |  |" in metric.table()

@@ -1,0 +1,77 @@
+"""What the task makes of a tree of files; its runs are in tests/test_resume.py."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folder
+from litv2_jax import tasks
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.plan import RunSettings
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Lying images, whose EXIF orientation says that they are upright ones."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15] = 255
+    for name in ("train/ant", "train/bee", "train/c$x$_%", "val/bee", "val/c$x$_%"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(4):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png", exif=exif)
+    return tmp_path
+
+
+def create(tree, **changes):
+    config = folder.get_config()
+    config.data.data_dir = str(tree)
+    config.data.image_size, config.batch_size = 8, 4
+    config.data.num_workers = 0
+    config.data.eval_crop = 1.0
+    config.augment.mix_group_size = 0
+    config.model.sizes.embed_dim = 24
+    config.model.sizes.depths = (1, 1, 1, 1)
+    config.update_from_flattened_dict(changes)
+    run, rest = RunSettings.split(config.to_dict())
+    return tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
+
+
+def test_a_validation_split_may_lack_a_class(tree):
+    task = create(tree)
+    assert task.description["class_names"] == ["ant", "bee", "c$x$_%"]
+    labels = np.concatenate([batch["label"] for batch in task.eval_batches()])
+    assert labels.tolist() == [1] * 4 + [2] * 4
+
+
+def test_a_validation_split_has_no_other_classes(tree):
+    (tree / "val" / "cat").mkdir()
+    with pytest.raises(ConfigError, match="no classes of the training split: cat"):
+        create(tree)
+
+
+@pytest.mark.parametrize("exif", ["ignored", "applied"])
+def test_the_exif_orientation_is_a_setting_that_the_checkpoint_has(tree, exif):
+    task = create(tree, **{"data.exif": exif})
+    assert task.description["input"]["exif"] == exif
+    # Stored, columns are of one color each; upright, rows are.
+    axis = 0 if exif == "ignored" else 1
+    evaluated = next(iter(task.eval_batches()))["image"]
+    assert np.ptp(evaluated) == 255
+    for image in (*evaluated, *next(iter(task.train_batches(0)))["image"]):
+        assert not np.ptp(image, axis).any()
+
+
+def test_another_exif_setting_is_refused(tree):
+    with pytest.raises(ConfigError, match="data.exif is 'no'; use ignored or applied"):
+        create(tree, **{"data.exif": "no"})
+
+
+def test_recipes_without_the_setting_mean_what_was_published(tree):
+    config = folder.get_config().to_dict()
+    del config["data"]["exif"]
+    config["data"]["data_dir"] = str(tree)
+    run, rest = RunSettings.split(config)
+    task = tasks.create_task(run.task, rest, batch_size=4, seed=0)
+    assert task.description["input"]["exif"] == "ignored"
