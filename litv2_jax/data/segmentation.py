@@ -30,6 +30,9 @@ _ZERO_LABELS = ("ignored", "class")
 # One number for each pixel, which is its class; in a palette, not its color.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
+# Grey of 2 or 4 bits, of which Pillow makes levels from 0 to 255: what it multiplies by.
+_SPREAD = {"L;2": 85, "L;4": 17}
+
 _SUBJECT = "its annotation"
 
 
@@ -207,7 +210,8 @@ def _decode_image(data: bytes) -> tuple[np.ndarray, int]:
 
 def _decode_annotation(data: bytes, image_orientation: int) -> np.ndarray:
     """Decodes an annotation, integers [H, W], whose image has this EXIF orientation."""
-    image = load(data, _SUBJECT)
+    image = open_image(data, _SUBJECT)
+    spread = _SPREAD.get(str(image.tile[0].args), 1) if image.tile else 1
     if image.format in ("JPEG", "MPO"):
         raise UnreadableImageError(
             f"{_SUBJECT} is a JPEG file, which does not keep the number of each pixel: "
@@ -218,6 +222,8 @@ def _decode_annotation(data: bytes, image_orientation: int) -> np.ndarray:
             f"{_SUBJECT} has the mode {image.mode} of Pillow, not one channel of 1, 8 "
             "or 16 bits with the class of each pixel"
         )
+    with explain_errors(_SUBJECT):
+        image.load()
     turn = orientation(image)
     if turn not in (1, image_orientation):
         raise UnreadableImageError(
@@ -226,7 +232,9 @@ def _decode_annotation(data: bytes, image_orientation: int) -> np.ndarray:
         )
     with explain_errors(_SUBJECT):
         numbers = np.asarray(turn_upright(image))
-        return numbers.astype(np.uint8) if numbers.dtype == bool else numbers
+        if numbers.dtype == bool:
+            return numbers.astype(np.uint8)
+        return numbers // spread if spread > 1 else numbers
 
 
 def _describe_sizes(image: np.ndarray, label: np.ndarray, turn: int) -> str:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -189,6 +191,31 @@ def test_one_number_for_each_pixel_is_read_from_any_format_that_keeps_it(data):
     label = decode_pair(pair, "class", 5)[1]
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, NUMBERS)
+
+
+def few_bits(depth: int, row: int) -> bytes:
+    """Returns a grey PNG of 8 bits in one row, in pixels of so many of them."""
+
+    def chunk(name, data):
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + checksum
+
+    header = struct.pack(">IIBBBBB", 8 // depth, 1, depth, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes([0, row])))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(1, [0, 0, 0, 1, 1, 0, 1, 1]), (2, [0, 1, 2, 3]), (4, [1, 11])],
+)
+def test_numbers_of_few_bits_are_not_levels_of_grey(depth, expected):
+    """Pillow makes 0 to 255 of them."""
+    assert decode_annotation(few_bits(depth, 0b00011011)).tolist() == [expected]
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA", "CMYK", "F"])
