@@ -35,17 +35,17 @@ ALLOWED = {
     },
     "pretrained": {"models", "convert", "paths", "settings", "training"},
     "prepare": {"data", "settings", "text"},
-    "predict": {
+    "inference": {
         "models",
         "pretrained",
         "settings",
         "augment",
         "compiler",
         "data",
-        "pictures",
         "class_names",
         "text",
     },
+    "predict": {"inference", "class_names", "pictures", "settings", "text"},
     "__init__": {"compiler", "models", "convert", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.

@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 
 import litv2_jax
-from litv2_jax import predict
+from litv2_jax import inference, predict
 from litv2_jax.training.checkpoint import save_weights
 from litv2_jax.training.step import split_state
 from tests.reference import rules
@@ -158,18 +158,18 @@ def test_images_are_turned_upright_if_those_of_the_training_were(
     assert predict.read_image(path, "applied").size == (20, 30)
     # The command does as the checkpoint says.
     sizes = []
-    crop = predict.center_crop
+    crop = inference.center_crop
     monkeypatch.setattr(
-        predict, "center_crop", lambda *a: sizes.append(a[0].size) or crop(*a)
+        inference, "center_crop", lambda *a: sizes.append(a[0].size) or crop(*a)
     )
-    description = predict.pretrained.describe(weights)
+    description = inference.pretrained.describe(weights)
     for setting, size in (
         ({}, (30, 20)),
         ({"exif": "ignored"}, (30, 20)),
         ({"exif": "applied"}, (20, 30)),
     ):
         stored = {**description, "input": {**description["input"], **setting}}
-        monkeypatch.setattr(predict.pretrained, "describe", lambda _, d=stored: d)
+        monkeypatch.setattr(inference.pretrained, "describe", lambda _, d=stored: d)
         predict.main(["--weights", str(weights), str(path)])
         assert sizes.pop() == size
 

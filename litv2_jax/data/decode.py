@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from litv2_jax.data.unreadable import UnreadableImageError
 
@@ -84,7 +84,7 @@ def load(data: bytes, subject: str = "") -> Image.Image:
         return image
 
 
-def open_image(data: bytes, subject: str = "") -> Image.Image:
+def open_image(data: bytes, subject: str = "") -> ImageFile.ImageFile:
     """Returns the image of an encoded file, of which only the header is read yet.
 
     Args:

@@ -30,7 +30,7 @@ _ZERO_LABELS = ("ignored", "class")
 # One number for each pixel, which is its class; in a palette, not its color.
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
-# Grey of 2 or 4 bits, of which Pillow makes levels from 0 to 255: what it multiplies by.
+# What Pillow multiplies grey of 2 or 4 bits by, to get levels from 0 to 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 
 _SUBJECT = "its annotation"

@@ -1,8 +1,8 @@
 """Whether the machine has the shared memory that worker processes need."""
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +15,14 @@ _FOLDER = Path("/dev/shm")
 _PER_WORKER, _IN_USE = 5, 2
 
 
-def check_shared_memory(
-    row: Mapping[str, np.ndarray], rows_per_element: int, num_workers: int
-) -> None:
+def check_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> None:
     """Raises ConfigError if workers would be killed for want of shared memory.
 
     That is how the system answers a write beyond it: with a signal that ends the
     worker, without a reason. Containers have 64 MB unless told otherwise.
 
     Args:
-        row: One row of a batch.
+        row: One row of a batch: its arrays by name.
         rows_per_element: Rows that a worker hands over at a time.
         num_workers: Processes that load.
     """

@@ -1,0 +1,185 @@
+"""Models that classify or segment images of any size."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from litv2_jax import models, pretrained
+from litv2_jax.augment.normalize import normalize, normalize_inside
+from litv2_jax.class_names import display_names
+from litv2_jax.compiler import compiler_options
+from litv2_jax.data import geometry
+from litv2_jax.data.buckets import find_bucket
+from litv2_jax.data.decode import decode
+from litv2_jax.data.imagenet import center_crop
+from litv2_jax.data.unreadable import UnreadableImageError, explain
+from litv2_jax.settings import ConfigError
+from litv2_jax.text import literal
+
+_BATCH_SIZE = 16
+
+# Compiled programs to keep, one for each size of images to segment.
+_MAX_PROGRAMS = 8
+
+
+def predict(
+    weights: str | PathLike, images: Iterable[Image.Image]
+) -> tuple[list[str], np.ndarray]:
+    """Returns the names of the K classes, and the probabilities of each image [N, K].
+
+    Args:
+        weights: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+        images: RGB, of any size; used one after the other.
+
+    Raises:
+        ConfigError: If there is no checkpoint, it is that of a segmentation model, or
+            it does not say how many heads its model has.
+    """
+    predictor = Predictor(weights)
+    if predictor.is_segmentation:
+        raise ConfigError(f"{weights} holds a segmentation model: use segment.")
+    return predictor.class_names, np.stack(list(predictor.classify(images)))
+
+
+def segment(
+    weights: str | PathLike, images: Iterable[Image.Image]
+) -> tuple[list[str], list[np.ndarray]]:
+    """Returns the names of the K classes, and the class of each pixel [H, W] of images.
+
+    The images are resized and padded as in the evaluation of the model.
+
+    Args:
+        weights: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+        images: RGB, of any size; used one after the other.
+
+    Raises:
+        ConfigError: If there is no checkpoint, it is not that of a segmentation model,
+            or it does not say how many heads its model has.
+    """
+    predictor = Predictor(weights)
+    if not predictor.is_segmentation:
+        raise ConfigError(f"{weights} holds no segmentation model: use predict.")
+    return predictor.class_names, [predictor.segment(image) for image in images]
+
+
+class Predictor:
+    """A model with its weights, and what it was trained to see.
+
+    Attributes:
+        class_names: Names of the K classes.
+        is_segmentation: Whether it classifies pixels.
+        exif: What to make of the EXIF orientation of images, as for `decode`.
+    """
+
+    def __init__(self, weights: str | PathLike):
+        """Loads a model.
+
+        Args:
+            weights: A checkpoint, or the workdir of a run, whose best checkpoint is
+                taken.
+
+        Raises:
+            ConfigError: If there is no checkpoint, or it does not say how many heads
+                its model has.
+        """
+        description = pretrained.describe(weights)
+        if not description.get("are_heads_known", True):
+            raise ConfigError(
+                f"{weights} does not say how many heads its model has, because the "
+                "file it was converted from did not: convert that again with "
+                "--num-heads and --alpha."
+            )
+        sizes = description["model"]
+        model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
+        self._input = description["input"]
+        self.is_segmentation = sizes["name"] in models.list_models("segmentation")
+        # Checkpoints of classifiers that do not say are of runs that ignored it.
+        default = "applied" if self.is_segmentation else "ignored"
+        self.exif = self._input.get("exif", default)
+        names = display_names(description.get("class_names") or [])
+        self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
+        graphdef, self._state = nnx.split(model)
+        self._shapes: set[Any] = set()
+
+        @functools.partial(jax.jit, compiler_options=compiler_options())
+        def classify(state, batch):
+            return jax.nn.softmax(nnx.merge(graphdef, state)(normalize(batch)))
+
+        # Compiled once for each size after padding.
+        @functools.partial(
+            jax.jit, static_argnames="canvas", compiler_options=compiler_options()
+        )
+        def segment(state, image, size, new_size, canvas):
+            pixels = normalize_inside(image, size)
+            return nnx.merge(graphdef, state).predict(pixels, size, new_size, canvas)
+
+        self._classify, self._segment = classify, segment
+
+    def classify(self, images: Iterable[Image.Image]) -> Iterator[np.ndarray]:
+        """Yields the probabilities [K] of each image, which are read in batches.
+
+        Args:
+            images: RGB, of any size.
+        """
+        settings = self._input
+        pixels = (
+            np.asarray(center_crop(image, settings["image_size"], settings["crop"]))
+            for image in images
+        )
+        batch = list(islice(pixels, _BATCH_SIZE))
+        # One size of batch, so that one program is compiled.
+        size = len(batch)
+        while batch:
+            filled = np.stack(batch + batch[:1] * (size - len(batch)))
+            yield from np.asarray(self._classify(self._state, filled))[: len(batch)]
+            batch = list(islice(pixels, size))
+
+    def segment(self, image: Image.Image) -> np.ndarray:
+        """Returns the class of each pixel, int32 [H, W].
+
+        Args:
+            image: RGB, of any size.
+        """
+        pixels = np.asarray(image)
+        height, width = pixels.shape[:2]
+        size = geometry.keep_ratio_size((height, width), *self._input["scale"])
+        bucket = find_bucket(size, (height, width), self._input["multiple"])
+        if bucket not in self._shapes and len(self._shapes) == _MAX_PROGRAMS:
+            # Otherwise the memory would grow with the number of sizes.
+            self._segment.clear_cache()  # pyright: ignore
+            self._shapes.clear()
+        self._shapes.add(bucket)
+        resized = geometry.pad(geometry.resize_image(pixels, size), bucket.image, 0)
+        sizes = np.array([size]), np.array([(height, width)])
+        classes = self._segment(self._state, resized[None], *sizes, bucket.label)
+        return np.asarray(classes)[0, :height, :width]
+
+
+def read_image(path: Path, exif: str = "ignored") -> Image.Image:
+    """Reads an image as RGB.
+
+    Args:
+        path: A file of any format that Pillow reads.
+        exif: What to make of its EXIF orientation, as for `decode`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an image that Pillow reads.
+    """
+    name = literal(str(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {name}.")
+    try:
+        return decode(path.read_bytes(), exif)
+    except (UnreadableImageError, MemoryError) as error:
+        raise ValueError(
+            f"{name} is not an image that can be read: {explain(error)}."
+        ) from None
