@@ -4,7 +4,7 @@ The numbers are those of mmcv and OpenCV, with which the published results were 
 Images are uint8 [H, W, 3] in RGB, labels uint8 [H, W].
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -15,6 +15,12 @@ _MAX_REDRAWS = 10
 
 # Several images are worked on at a time already.
 cv2.setNumThreads(1)
+
+
+def both_sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Returns height and width, which are equal if one number is given."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
 
 
 def keep_ratio_size(
@@ -89,13 +95,17 @@ def pad(array: np.ndarray, size: tuple[int, int], value: int) -> np.ndarray:
 
 
 def random_crop_box(
-    label: np.ndarray, crop_size: int, rng: np.random.Generator, max_share: float
+    label: np.ndarray,
+    crop_size: int | tuple[int, int],
+    rng: np.random.Generator,
+    max_share: float,
 ) -> tuple[int, int, int, int]:
-    """Draws a square crop that one class alone does not fill, if ten redraws find one.
+    """Draws a crop that one class alone does not fill, if ten redraws find one.
 
     Args:
         label: uint8 [H, W].
-        crop_size: Side in pixels; where the label is smaller, it is taken whole.
+        crop_size: Side in pixels, or height and width; where the label is smaller, it
+            is taken whole.
         rng: Where the random numbers come from.
         max_share: What no class may reach of the pixels that are not ignored.
 
@@ -103,12 +113,13 @@ def random_crop_box(
         x_min, y_min, x_max, y_max.
     """
     height, width = label.shape
+    crop_height, crop_width = both_sides(crop_size)
 
     def draw() -> Iterator[tuple[int, int, int, int]]:
         for _ in range(1 + _MAX_REDRAWS):
-            y = int(rng.integers(max(height - crop_size, 0) + 1))
-            x = int(rng.integers(max(width - crop_size, 0) + 1))
-            yield x, y, min(x + crop_size, width), min(y + crop_size, height)
+            y = int(rng.integers(max(height - crop_height, 0) + 1))
+            x = int(rng.integers(max(width - crop_width, 0) + 1))
+            yield x, y, min(x + crop_width, width), min(y + crop_height, height)
 
     return choose_crop(label, draw(), max_share)
 

@@ -4,6 +4,7 @@ The transforms are those of torchvision and timm: bicubic with antialiasing, on 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -11,20 +12,21 @@ import numpy as np
 from PIL import Image
 
 from litv2_jax.data.decode import check_exif, decode
+from litv2_jax.data.geometry import both_sides
 
 BICUBIC = Image.Resampling.BICUBIC
 
-# Ratio of the sides up to which an image is resized whole before it is cropped. As a
-# line of pixels it would take a gigabyte.
+# How many times as large as its crop an image may become by resizing it whole; else it is
+# cropped first. A line of pixels would take a gigabyte.
 _MAX_RATIO = 32
 
 
 class TrainTransform(grain.transforms.RandomMap):
-    """Random resized crop and flip: a record to uint8 [S, S, 3] and a label."""
+    """Random resized crop and flip: a record to uint8 [S, T, 3] and a label."""
 
     def __init__(
         self,
-        image_size: int,
+        image_size: int | tuple[int, int],
         *,
         scale: tuple[float, float],
         ratio: tuple[float, float],
@@ -34,14 +36,14 @@ class TrainTransform(grain.transforms.RandomMap):
         """Creates the transform.
 
         Args:
-            image_size: Side S of the result in pixels.
+            image_size: Side of the result in pixels, or its height S and width T.
             scale: Least and largest share of the image's area to crop.
             ratio: Least and largest ratio of width to height of the crop.
             flip: Probability of mirroring left and right.
             exif: What to make of an EXIF orientation, as in `decode`.
         """
         check_exif(exif, "exif")
-        self._image_size = image_size
+        self._height, self._width = both_sides(image_size)
         self._scale = scale
         self._ratio = ratio
         self._flip = flip
@@ -54,23 +56,27 @@ class TrainTransform(grain.transforms.RandomMap):
         image = decode(element["image"], self._exif)
         box = random_box(image.size, self._scale, self._ratio, rng)
         # Cropped before it is resized, so that nothing outside the box leaks in.
-        size = (self._image_size, self._image_size)
-        image = image.crop(box).resize(size, BICUBIC)
+        image = image.crop(box).resize((self._width, self._height), BICUBIC)
         if rng.random() < self._flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return {"image": np.asarray(image), "label": np.int32(element["label"])}
 
 
 class EvalTransform(grain.transforms.Map):
-    """Resize and crop to the middle: a record to uint8 [S, S, 3] and a label."""
+    """Resize and crop to the middle: a record to uint8 [S, T, 3] and a label."""
 
-    def __init__(self, image_size: int, crop: float, exif: str = "ignored"):
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        crop: float,
+        exif: str = "ignored",
+    ):
         """Creates the transform.
 
         Args:
-            image_size: Side S of the result in pixels.
-            crop: Share of the shorter side that is kept; 1 resizes the whole image to
-                the square.
+            image_size: Side of the result in pixels, or its height S and width T.
+            crop: Share of the shorter side that is kept; 1 resizes the whole image,
+                whatever its ratio.
             exif: What to make of an EXIF orientation, as in `decode`.
         """
         check_exif(exif, "exif")
@@ -118,28 +124,39 @@ def random_box(
     return x, y, x + w, y + h
 
 
-def center_crop(image: Image.Image, image_size: int, crop: float) -> Image.Image:
+def center_crop(
+    image: Image.Image, image_size: int | Sequence[int], crop: float
+) -> Image.Image:
     """Resizes and keeps the middle, as torchvision's Resize and CenterCrop.
 
     Args:
         image: Any size.
-        image_size: Side of the result in pixels.
-        crop: Share of the shorter side that is kept; 1 resizes the whole image.
+        image_size: Side of the result in pixels, or its height and width.
+        crop: Share that is kept of the side that the result fills; 1 resizes the whole
+            image.
     """
+    height, width = both_sides(image_size)
     if crop == 1:
-        return image.resize((image_size, image_size), BICUBIC)
-    short = int(image_size / crop)
+        return image.resize((width, height), BICUBIC)
     old_width, old_height = image.size
-    if old_width < old_height:
-        width, height = short, int(short * old_height / old_width)
+    # What the resized image has to cover.
+    least_height, least_width = int(height / crop), int(width / crop)
+    if old_width * least_height < old_height * least_width:
+        new_width = least_width
+        new_height = int(least_width * old_height / old_width)
     else:
-        width, height = int(short * old_width / old_height), short
-    x, y = round((width - image_size) / 2), round((height - image_size) / 2)
-    box = (x, y, x + image_size, y + image_size)
-    if max(image.size) <= _MAX_RATIO * min(image.size):
-        return image.resize((width, height), BICUBIC).crop(box)
+        new_width = int(least_height * old_width / old_height)
+        new_height = least_height
+    x, y = round((new_width - width) / 2), round((new_height - height) / 2)
+    box = (x, y, x + width, y + height)
+    if new_width * new_height <= _MAX_RATIO * least_width * least_height:
+        return image.resize((new_width, new_height), BICUBIC).crop(box)
     # The same but for rounding, in the memory that the result takes.
-    scale = old_width / width, old_height / height
-    left, top, right, bottom = (side * scale[axis % 2] for axis, side in enumerate(box))
-    box = (left, top, min(right, old_width), min(bottom, old_height))
-    return image.resize((image_size, image_size), BICUBIC, box)
+    x_scale, y_scale = old_width / new_width, old_height / new_height
+    box = (
+        x * x_scale,
+        y * y_scale,
+        min((x + width) * x_scale, old_width),
+        min((y + height) * y_scale, old_height),
+    )
+    return image.resize((width, height), BICUBIC, box)

@@ -41,7 +41,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
 
     def __init__(
         self,
-        crop_size: int,
+        crop_size: int | tuple[int, int],
         *,
         scale: tuple[int, int] = (2048, 512),
         ratio: tuple[float, float] = (0.5, 2.0),
@@ -54,7 +54,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
         """Creates the transform.
 
         Args:
-            crop_size: Side S of the result in pixels.
+            crop_size: Side of the result in pixels, or its height S and width T.
             scale: What the longer and the shorter side of an image may have, in pixels.
             ratio: Least and largest factor of both.
             max_share: What no class may reach of a crop, which is redrawn ten times for
@@ -64,7 +64,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
             zero_label: What 0 is in the annotations, `ignored` or `class`.
             num_classes: As in `decode_pair`.
         """
-        self._crop_size = crop_size
+        self._crop_size = geometry.both_sides(crop_size)
         self._scale = scale
         self._ratio = ratio
         self._max_share = max_share
@@ -78,7 +78,7 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
     ) -> dict[str, Any]:
         """Returns the pixels, which begin in the upper left corner.
 
-        Shapes: `image` uint8 [S, S, 3], 0 outside; `label` uint8 [S, S], 255 where it
+        Shapes: `image` uint8 [S, T, 3], 0 outside; `label` uint8 [S, T], 255 where it
         is ignored and outside; `size` int32 [2], height and width of what is inside.
         """
         image, label = decode_pair(element, self._zero_label, self._num_classes)
@@ -93,10 +93,9 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
             image, label = geometry.flip(image), geometry.flip(label)
         if rng.random() < self._distortion:
             image = distort(image, draw_distortion(rng))
-        canvas = (self._crop_size, self._crop_size)
         return {
-            "image": geometry.pad(image, canvas, 0),
-            "label": geometry.pad(label, canvas, geometry.IGNORED),
+            "image": geometry.pad(image, self._crop_size, 0),
+            "label": geometry.pad(label, self._crop_size, geometry.IGNORED),
             "size": np.array(label.shape, np.int32),
         }
 

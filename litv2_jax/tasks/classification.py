@@ -34,6 +34,7 @@ from litv2_jax.augment.mixing import mix_batch, smooth_labels
 from litv2_jax.augment.normalize import denormalize, normalize
 from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data import pipeline
+from litv2_jax.data.geometry import both_sides
 from litv2_jax.data.imagenet import EvalTransform, TrainTransform
 from litv2_jax.data.sources import check_same_classes, open_source
 from litv2_jax.data.unreadable import UnreadableRecords
@@ -103,10 +104,11 @@ class Classification:
         """Returns names and sizes of the model and the data."""
         data = self._settings.data
         model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        flops = count_flops(model, data.image_size).corrected
+        height, width = both_sides(data.image_size)
+        flops = count_flops(model, (height, width)).corrected
         return {
             "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
-            f"image of {data.image_size}x{data.image_size}",
+            f"image of {height}x{width}",
             "data": f"{data.name}, {len(self._train):,} images to train on, "
             f"{len(self._eval):,} to evaluate, {len(self._class_names):,} classes",
         }

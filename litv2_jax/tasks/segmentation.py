@@ -33,6 +33,7 @@ from litv2_jax.augment.normalize import denormalize, normalize_inside
 from litv2_jax.data import pipeline
 from litv2_jax.data.bucket_batches import eval_batches
 from litv2_jax.data.buckets import EvalPlan, plan_eval_batches
+from litv2_jax.data.geometry import both_sides
 from litv2_jax.data.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
@@ -122,10 +123,11 @@ class Segmentation:
         """Returns names and sizes of the model and the data."""
         data = self._settings.data
         model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        flops = count_flops(model, data.crop_size).corrected
+        height, width = both_sides(data.crop_size)
+        flops = count_flops(model, (height, width)).corrected
         return {
             "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
-            f"image of {data.crop_size}x{data.crop_size}",
+            f"image of {height}x{width}",
             "data": f"{data.name}, {len(self._train):,} images to train on, "
             f"{len(self._eval):,} to evaluate in {self.num_eval_programs} sizes, "
             f" {len(self._class_names):,} classes",

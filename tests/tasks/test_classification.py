@@ -1,5 +1,6 @@
 """What the task makes of a tree of files; its runs are in tests/test_resume.py."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,14 +28,17 @@ def tree(tmp_path):
 def create(tree, **changes):
     config = folder.get_config()
     config.data.data_dir = str(tree)
-    config.data.image_size, config.batch_size = 8, 4
+    config.data.image_size, config.batch_size = 32, 4
     config.data.num_workers = 0
     config.data.eval_crop = 1.0
     config.augment.mix_group_size = 0
     config.model.sizes.embed_dim = 24
     config.model.sizes.depths = (1, 1, 1, 1)
-    config.update_from_flattened_dict(changes)
-    run, rest = RunSettings.split(config.to_dict())
+    config = config.to_dict()
+    for name, value in changes.items():
+        section, key = name.split(".")
+        config[section][key] = value
+    run, rest = RunSettings.split(config)
     return tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
 
 
@@ -61,6 +65,16 @@ def test_the_exif_orientation_is_a_setting_that_the_checkpoint_has(tree, exif):
     assert np.ptp(evaluated) == 255
     for image in (*evaluated, *next(iter(task.train_batches(0)))["image"]):
         assert not np.ptp(image, axis).any()
+
+
+def test_images_need_not_be_square(tree):
+    task = create(tree, **{"data.image_size": (32, 48), "data.eval_crop": 0.875})
+    assert "image of 32x48" in task.facts()["model"]
+    batch = next(iter(task.train_batches(0)))
+    assert batch["image"].shape == (4, 32, 48, 3)
+    assert next(iter(task.eval_batches()))["image"].shape == (4, 32, 48, 3)
+    augmented = jax.jit(task.augment)(batch, jax.random.key(0))["image"]
+    assert augmented.shape == (4, 32, 48, 3)
 
 
 def test_another_exif_setting_is_refused(tree):
