@@ -16,8 +16,8 @@ from litv2_jax.data.geometry import both_sides
 
 BICUBIC = Image.Resampling.BICUBIC
 
-# How many times as large as its crop an image may become by resizing it whole; else it is
-# cropped first. A line of pixels would take a gigabyte.
+# How many times as large as its crop an image may become by resizing it whole; else it
+# is cropped first. A line of pixels would take a gigabyte.
 _MAX_RATIO = 32
 
 

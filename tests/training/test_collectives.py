@@ -89,7 +89,7 @@ def compile_train_step(run: Run) -> str:
 
 
 def compile_eval_step(run: Run) -> str:
-    step = Evaluator(run.task, run.devices)._step
+    step = Evaluator(run.task, run.devices)._evaluate
     batch = run.shard(run.task.eval_batches())
     compiled = step.lower(run.state.params, run.state.stats, batch).compile()
     return compiled.as_text()
