@@ -1,9 +1,10 @@
 """The mesh and its two shardings: the only file that knows of several devices."""
 
+import collections
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,13 +12,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+# Batches on the devices beside that of the step that runs.
+_NUM_AHEAD = 2
+
 
 class Devices:
     """All devices of all hosts; each has its part of the batch and every weight.
 
     Attributes:
-        replicated: Sharding of what every device has whole.
-        by_example: Sharding of what is split along the first axis.
+        replicated: Sharding of what every device has a copy of.
+        batch_sharding: Sharding of what is split along the batch axis.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
@@ -28,22 +32,51 @@ class Devices:
             (len(devices),), ("data",), (AxisType.Auto,), devices=devices
         )
         self.replicated = NamedSharding(mesh, PartitionSpec())
-        self.by_example = NamedSharding(mesh, PartitionSpec("data"))
+        self.batch_sharding = NamedSharding(mesh, PartitionSpec("data"))
 
-    def share_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Makes global arrays [B, ...] of the rows that this process has of them."""
+    def shard_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """Makes global arrays [B, ...] from the rows of this process."""
         return {
-            name: jax.make_array_from_process_local_data(self.by_example, array)
+            name: jax.make_array_from_process_local_data(self.batch_sharding, array)
             for name, array in batch.items()
         }
 
+    def shard_ahead(
+        self, batches: Iterator[Mapping[str, np.ndarray]]
+    ) -> Iterator[dict[str, jax.Array]]:
+        """Yields what `shard_batch` makes of batches, two of them ahead of the step.
+
+        So a batch has been copied to the devices by the time its step begins. What
+        loading raises is raised where the batch is due, not ahead of it.
+        """
+        ready: collections.deque[dict[str, jax.Array]] = collections.deque()
+        is_loading = True
+        error: Exception | None = None
+        while True:
+            while is_loading and len(ready) <= _NUM_AHEAD:
+                try:
+                    ready.append(self.shard_batch(next(batches)))
+                except StopIteration:
+                    is_loading = False
+                except Exception as reason:
+                    is_loading, error = False, reason
+            if ready:
+                yield ready.popleft()
+            elif error:
+                raise error
+            else:
+                return
+
     def replicate(self, tree: Any) -> Any:
-        """Gives every device the same arrays, which every process must have alike."""
-        # Compiled, because `device_put` does not reach the devices of other processes.
-        return jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
+        """Copies arrays to every device; JAX checks that all processes have the same.
+
+        Raises:
+            AssertionError: If they do not.
+        """
+        return jax.device_put(tree, self.replicated, may_alias=False)
 
     def replicate_shapes(self, tree: Any) -> Any:
-        """Says of shapes and types that every device is to have the arrays whole."""
+        """Marks abstract arrays as replicated."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
             tree,
@@ -90,9 +123,12 @@ _PER_HOST = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
 
 def _local_devices(*, is_alone: bool) -> list[int] | None:
-    """Lets a process have all devices of its host if there is no other one on it.
+    """Lets a process use all devices of its host if it is the only process there.
 
-    JAX would give it the first one, as the first of many. None lets JAX decide.
+    Left to itself (None), JAX gives a process of SLURM or Open MPI one device, by its
+    rank on the host. An empty list means all devices in `jax.distributed.initialize` of
+    0.10 and 0.11, which only tests whether there are any numbers in it; the test of two
+    processes would notice another meaning.
     """
     return [] if is_alone and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
 

@@ -40,9 +40,13 @@ def describe_run(task: Task, settings: RunSettings, note: str = "") -> str:
     state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))
     with contextlib.closing(iter(task.train_batches(0))) as batches:
-        batch = devices.share_batch(next(batches))
+        batch = devices.shard_batch(next(batches))
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-    step = plan.create_step(task, settings).lower(state, batch, key).compile()
+    step = (
+        plan.create_step(task, settings, devices.replicated)
+        .lower(state, batch, key)
+        .compile()
+    )
     memory: Any = step.memory_analysis()
     seconds = _time_updates(step, state, batch, key)
     warmup = int(settings.optimizer.warmup_epochs * task.steps_per_epoch)

@@ -1,6 +1,7 @@
 """Scores a model on a whole evaluation split."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Evaluator:
         metric = self._task.metric()
         is_first = jax.process_index() == 0
         batches = tqdm(
-            self._task.eval_batches(),
+            self._devices.shard_ahead(self._load()),
             desc="eval",
             unit=" batches",
             total=self._task.num_eval_batches,
@@ -89,13 +90,11 @@ class Evaluator:
             disable=None if is_first else True,
         )
         latest = None
-        for number, batch in enumerate(batches):
+        for batch in batches:
             if stop and stop.is_received:
                 batches.close()
                 return {}
-            if number == 0:
-                self._first_batch = batch
-            outputs = self._evaluate(params, stats, self._devices.share_batch(batch))
+            outputs = self._evaluate(params, stats, batch)
             # The outputs of the batch before are fetched while this one is computed.
             if latest:
                 self._add(metric, latest)
@@ -113,8 +112,15 @@ class Evaluator:
 
         Every process has to call it; the batch is the shard of this one.
         """
-        batch = self._devices.share_batch(self._first_batch)
+        batch = self._devices.shard_batch(self._first_batch)
         return self._first_batch, jax.device_get(self._predict(params, stats, batch))
+
+    def _load(self) -> Iterator[Batch]:
+        """Yields the batches, and keeps the first one."""
+        for number, batch in enumerate(self._task.eval_batches()):
+            if number == 0:
+                self._first_batch = batch
+            yield batch
 
     def _add(self, metric: Metric, outputs: Batch) -> None:
         outputs = dict(jax.device_get(outputs))

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -175,18 +175,18 @@ class _Trainer:
         elif start_step >= self._plan.num_steps:
             # Only its report is missing, which shows examples of an evaluation.
             self._evaluator(state.params, state.stats)
-        train_step = self._plan.create_step(self._task, self._settings)
+        train_step = self._plan.create_step(
+            self._task, self._settings, self._devices.replicated
+        )
         performance = self._log.performance
         latest = None
         with (
             contextlib.closing(iter(self._task.train_batches(start_step))) as batches,
             contextlib.closing(self._profiler),
         ):
+            shards = self._devices.shard_ahead(self._drawn(batches, start_step))
             for step in range(start_step + 1, self._plan.num_steps + 1):
-                batch = performance.wait_for(batches)
-                if step == 1:
-                    self._draw_examples(batch)
-                batch = self._devices.share_batch(batch)
+                batch = performance.wait_for(shards)
                 self._profiler.before(step)
                 state, scalars = performance.run(train_step, state, batch, self._key)
                 self._profiler.after(step, scalars)
@@ -285,6 +285,13 @@ class _Trainer:
         else:
             self._log.write_step(step, values)
             self._skipped.add_applied(step)
+
+    def _drawn(self, batches: Iterator[Batch], start_step: int) -> Iterator[Batch]:
+        """Passes batches on, and draws examples of the first one of the run."""
+        for step, batch in enumerate(batches, start_step + 1):
+            if step == 1:
+                self._draw_examples(batch)
+            yield batch
 
     def _draw_examples(self, batch: Batch) -> None:
         """Draws some examples as training sees them, of this process alone."""

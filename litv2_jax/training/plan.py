@@ -162,8 +162,13 @@ class Plan:
             stats,
         )
 
-    def create_step(self, task: Task, settings: RunSettings) -> Any:
-        """Returns the compiled update, `make_train_step`."""
+    def create_step(
+        self,
+        task: Task,
+        settings: RunSettings,
+        out_sharding: jax.sharding.Sharding | None = None,
+    ) -> Any:
+        """Returns the compiled step, `make_train_step`."""
         graphdef = create_graphdef(
             task,
             deterministic=False,
@@ -177,4 +182,5 @@ class Plan:
             self.optimizer,
             self.schedule,
             accumulation_steps=settings.accumulation_steps,
+            out_sharding=out_sharding,
         )

@@ -105,6 +105,7 @@ def make_train_step(
     schedule: optax.Schedule,
     *,
     accumulation_steps: int = 1,
+    out_sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
 
@@ -120,6 +121,8 @@ def make_train_step(
         schedule: Learning rate by step, to report.
         accumulation_steps: Equal parts of the batch whose gradients are taken one after
             the other, in as much less memory, and averaged.
+        out_sharding: Of the state and the scalars; None leaves it to XLA, which is for
+            programs that are only looked at.
     """
 
     def differentiate(params, stats, batch: Batch, key: jax.Array):
@@ -163,7 +166,12 @@ def make_train_step(
         }
         return next_state, scalars
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=out_sharding,
+        compiler_options=compiler_options(),
+    )
 
 
 def _split_rows(x: jax.Array, count: int) -> jax.Array:

@@ -145,7 +145,7 @@ def test_groups_that_lie_on_one_device_are_mixed_without_communication():
     run = jax.jit(functools.partial(mix_batch, **OPTIONS, group_size=4))
     expected = run(images, targets, key)
 
-    sharding = Devices().by_example
+    sharding = Devices().batch_sharding
     shards = jax.device_put((images, targets), sharding)
     compiled = jax.jit(run, out_shardings=sharding).lower(*shards, key).compile()
 

@@ -65,7 +65,7 @@ def test_an_asynchronous_sum_is_one_kernel_and_not_its_addition():
 
 
 def test_programs_of_this_machine_can_be_read():
-    x = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=Devices().by_example)
+    x = jax.ShapeDtypeStruct((16, 3), jnp.float32, sharding=Devices().batch_sharding)
     text = jax.jit(lambda x: jnp.sum(x, 0)).lower(x).compile().as_text()
     (found,) = list_collectives(text)
     assert (found.kind, found.bytes) == ("all-reduce", 3 * 4)

@@ -123,7 +123,7 @@ def test_devices_read_and_add_to_their_own_images_alone():
         taps, vjp = jax.vjp(sample_taps, x, offsets)
         return taps, *vjp(cotangent)
 
-    sharded = jax.device_put(arrays, devices.by_example)
+    sharded = jax.device_put(arrays, devices.batch_sharding)
     program = differentiate.lower(*sharded).compile()
     assert not list_collectives(program.as_text())
     for ours, expected in zip(program(*sharded), differentiate(*arrays), strict=True):

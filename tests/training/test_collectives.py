@@ -59,7 +59,7 @@ class Run(NamedTuple):
     state: Any
 
     def shard(self, batches: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        sharding = self.devices.by_example
+        sharding = self.devices.batch_sharding
         return {
             name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
             for name, array in next(iter(batches)).items()
@@ -82,7 +82,7 @@ def start(tmp_path_factory) -> Callable[..., Run]:
 
 def compile_train_step(run: Run) -> str:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = run.plan.create_step(run.task, run.settings)
+    step = run.plan.create_step(run.task, run.settings, run.devices.replicated)
     arguments = (run.state, run.shard(run.task.train_batches(0)))
     compiled = step.lower(*arguments, run.devices.replicate_shapes(key)).compile()
     return compiled.as_text()
