@@ -26,7 +26,8 @@ from tests.reference import GOLDEN
 GOLDEN_FILES = {
     "litv2_tiny_checkpoint.pth": 1,
     "litv2_tiny_checkpoint_module_prefix.pth": 3,
-    "mmengine_minimal.pth": 12,
+    "foreign/mmengine_minimal.pth": 8,
+    "foreign/contents_p2.pth": 4,
 }
 SMALL_FILES = {".pth": 12, ".safetensors": 12}
 
@@ -64,6 +65,8 @@ def run(numbers: range, folder: Path, reader: str = READER) -> Iterator[Case]:
     """
     originals = _originals(folder)
     with Examiner(reader) as examine, Examiner(ORACLE) as consult:
+        # Damage may be to what no array needs, and what the oracle reads all the same.
+        undamaged = {path: consult(path)["digests"] for path in originals}
         for number in numbers:
             rng = random.Random(number)
             (original,) = rng.choices(list(originals), list(originals.values()))
@@ -74,7 +77,7 @@ def run(numbers: range, folder: Path, reader: str = READER) -> Iterator[Case]:
             verdict = examine(path)
             expected = []
             if verdict["outcome"] == "read":
-                expected = consult(path).get("digests", [])
+                expected = undamaged[original] + consult(path).get("digests", [])
             yield Case(
                 number,
                 original.suffix,
@@ -119,7 +122,7 @@ def summarize(cases: list[Case]) -> str:
         f"faults: {len(faults)}",
         *[
             f"  {case.number} {case.kind} {case.mutation}: {case.fault}"
-            for case in faults
+            for case in faults[:20]
         ],
     ]
     return "\n".join(lines)

@@ -85,9 +85,11 @@ def _tensor(function: Global, storage: Any = None, *layout: Any) -> Any:
     return Inert(function) if any(layout[5:6]) else Tensor(storage, *layout[:3])
 
 
-def _parameter(function: Global, data: Any = None, *_: Any) -> Any:
+def _parameter(function: Global, data: Any = None, *rest: Any) -> Any:
     """Stands in for torch._utils._rebuild_parameter and other wrappers of tensors."""
-    return data if isinstance(data, Tensor) else Inert(function)
+    if not rest or not isinstance(data, Tensor | Inert):
+        raise _other_arguments(function)
+    return data
 
 
 def _tuple(function: Global, items: Any = (), *rest: Any) -> Any:

@@ -78,6 +78,14 @@ class _Object(dict):
     def __setstate__(self, state):
         pass
 
+    def __call__(self, *args):
+        return _Object()
+
+    def append(self, item):
+        pass
+
+    extend = add = append
+
     def __hash__(self):
         return id(self)
 
@@ -93,6 +101,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if module == "torch._utils" and name.startswith("_rebuild_tensor"):
             return self._tensor
+        if name == "_rebuild_from_type_v2":
+            return lambda rebuild, kind, arguments, state: rebuild(*arguments)
         if module == "torch._utils" and name.startswith("_rebuild_parameter"):
             return lambda data, *_: data
         if module == "collections" and name == "OrderedDict":
@@ -112,15 +122,14 @@ class _Tensor:
     """A tensor, read when all of the pickle is known."""
 
     def __init__(self, read, order, pid, offset, shape, strides, *_):
+        self._arguments = read, order, pid, offset, shape, strides
+
+    def read(self) -> np.ndarray:
+        read, order, pid, offset, shape, strides = self._arguments
         _, kind, key, _, size = pid
         dtype = np.dtype(TYPES[kind.__name__])
-        self.read = lambda: _take(
-            np.frombuffer(read(key), f"{order}u{dtype.itemsize}", size),
-            dtype,
-            offset,
-            shape,
-            strides,
-        )
+        data = np.frombuffer(read(key), f"{order}u{dtype.itemsize}", size)
+        return _take(data, dtype, offset, shape, strides)
 
 
 def _take(data, dtype, offset, shape, strides) -> np.ndarray:

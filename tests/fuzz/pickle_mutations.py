@@ -54,7 +54,7 @@ def change_number(data: bytes, rng: random.Random) -> bytes:
 
 def change_text(data: bytes, rng: random.Random) -> bytes:
     parts = _instructions(data)
-    places = [i for i, part in enumerate(parts) if part[:1] == b"X"]
+    places = [i for i, part in enumerate(parts) if part[:1] in b"X\x8c"]
     text = rng.choice(
         ["", "0", "cpu", "storage", "\x1b[2J", "a" * 2000, "\ud800", "é", "state_dict"]
     ).encode("utf-8", "surrogatepass")
@@ -65,8 +65,11 @@ def change_text(data: bytes, rng: random.Random) -> bytes:
 def change_name(data: bytes, rng: random.Random) -> bytes:
     """Puts another class or function in the place of one that the pickle names."""
     parts = _instructions(data)
-    places = [i for i, part in enumerate(parts) if part[:1] == b"c"]
-    parts[rng.choice(places)] = rng.choice(_NAMES)
+    places = [i for i, part in enumerate(parts) if part[:1] in b"c\x93"]
+    place = rng.choice(places)
+    # Since protocol 4 a name is made of two texts on the stack.
+    taken_off = b"00" if parts[place] == b"\x93" else b""
+    parts[place] = taken_off + rng.choice(_NAMES)
     return b"".join(parts)
 
 
