@@ -64,15 +64,15 @@ class SafetensorsFiles:
 def is_safetensors(path: Path) -> bool:
     """Returns whether a file is, or should be, a safetensors file or an index."""
     # A safetensors file begins with the length of its JSON header.
-    is_named_so = path.suffix in (".safetensors", ".json")
+    is_named_so = path.suffix == ".safetensors"
     return is_named_so or is_index(path) or _read_start(path)[8:] == b"{"
 
 
 def is_index(path: Path) -> bool:
-    """Returns whether a file is text that begins as a JSON object does."""
+    """Returns whether a file is, or should be, text with a JSON object."""
     start = _read_start(path)
-    is_text = start.lstrip()[:1] == b"{" and b"\0" not in start
-    return is_text and path.suffix != ".safetensors"
+    is_object = start.lstrip()[:1] == b"{" and b"\0" not in start
+    return path.suffix == ".json" or (is_object and path.suffix != ".safetensors")
 
 
 def _read_start(path: Path) -> bytes:
