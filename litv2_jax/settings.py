@@ -60,6 +60,10 @@ class Range:
         return value
 
     def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"within {self.least:,} and {self.most:,}"
+        if self.least is not None and self.below is None:
+            return f"{self.least:,} or above"
         bounds = (
             (self.above, "above"),
             (self.least, "at least"),

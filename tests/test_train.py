@@ -88,7 +88,7 @@ def test_a_workdir_with_other_settings_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(settings))
     result = start(DIGITS, f"--workdir={tmp_path}")
     assert result.returncode == 1
-    assert "config.model.name was litv2_b, is litv2_s" in result.stderr
+    assert "config.model.name was 'litv2_b', is 'litv2_s'" in result.stderr
     assert "config.seed was 1, is 0" in result.stderr
     assert "--change-config" in result.stderr
     assert json.loads((tmp_path / "config.json").read_text()) == settings

@@ -5,8 +5,7 @@ the step; absent in converted weights) and a manifest.
 """
 
 import contextlib
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from litv2_jax.training.classes import check_same_classes
 from litv2_jax.training.log import announce
 from litv2_jax.training.manifest import (
     DamagedCheckpointError,
-    Manifest,
     add_results,
     create_manifest,
     find_best,
@@ -32,8 +30,10 @@ from litv2_jax.training.manifest import (
 )
 from litv2_jax.training.step import TrainState
 from litv2_jax.training.storage import (
+    BackgroundSave,
     CheckpointError,
-    create_checkpointer,
+    delete_checkpoint,
+    delete_incomplete,
     explain_failure,
 )
 from litv2_jax.training.stored_arrays import (
@@ -83,49 +83,45 @@ class Checkpoints:
             directory: One numbered folder per checkpoint.
             best: Name of the result that is better when larger.
             description: Of the model and the run, in JSON; saved with each checkpoint.
-            on_saved: Called, in a thread, when a checkpoint is complete.
+            on_saved: Called when a checkpoint is complete.
         """
         self._directory = directory
         self._description = {"best": best, **description}
         self._on_saved = on_saved
-        self._manifests: dict[int, Manifest] = {}
-
-    @functools.cached_property
-    def _checkpointer(self) -> Any:
-        """What saves; what an interrupted save left behind is removed first."""
-        for step in self.steps():
-            # One that is damaged is not the best.
-            with contextlib.suppress(ConfigError):
-                self._manifests[step] = read_manifest(self._directory / str(step))
-        return create_checkpointer(self._directory, self, self._on_saved)
+        self._pending: BackgroundSave | None = None
 
     def open(self) -> None:
-        """Makes the directory, so that one that cannot be written to is known early.
+        """Makes the directory, and removes what an interrupted start left in it.
 
         Raises:
             CheckpointError: If it cannot be written to.
         """
-        with explain_failure(self._directory):
-            _ = self._checkpointer
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> list[bool]:
-        """Tells Orbax which checkpoints to keep: the last two and the best."""
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        known = [self._manifests[step] for step in steps if step in self._manifests]
-        kept = {*sorted(steps)[-2:], find_best(known)}
-        return [step in kept for step in steps]
+        if jax.process_index() == 0:
+            with explain_failure(self._directory):
+                self._directory.mkdir(parents=True, exist_ok=True)
+                delete_incomplete(self._directory)
+                self._delete_superfluous()
 
     def steps(self) -> list[int]:
         """Returns the steps that have a checkpoint, damaged or not, in order."""
         return list_steps(self._directory)
 
-    def finished(self) -> list[int]:
-        """Returns the same after waiting until the last of them is complete."""
+    def check(self) -> None:
+        """Raises CheckpointError if the last checkpoint could not be written.
+
+        To be called at every step: of several processes, the others wait for the one
+        that has failed until it says so.
+        """
         with explain_failure(self._directory):
-            self._checkpointer.wait()
+            if self._pending and self._pending.is_complete():
+                self._finish()
+
+    def finished(self) -> list[int]:
+        """Returns the steps after waiting until the last checkpoint is complete."""
+        with explain_failure(self._directory):
+            if self._pending:
+                self._pending.wait()
+                self._finish()
         return self.steps()
 
     def save(self, step: int, state: TrainState, results: Mapping[str, float]) -> None:
@@ -140,19 +136,33 @@ class Checkpoints:
             CheckpointError: If the one before could not be written, or this one.
         """
         content = _checkpointables(state)
-        # The first process alone writes the manifest.
+        # That of the first process is written.
         arrays = by_name(content) if jax.process_index() == 0 else {}
         manifest = create_manifest(
             self._description, arrays, step=step, results=results
         )
+        self.finished()
         with explain_failure(self._directory):
-            self._checkpointer.wait()
-            self._manifests[step] = Manifest(
-                self._description, step, dict(results), None
+            self._pending = BackgroundSave(
+                self._directory / str(step), content, manifest
             )
-            self._checkpointer.save_checkpointables_async(
-                step, content, force=True, overwrite=True, custom_metadata=manifest
-            )
+
+    def _finish(self) -> None:
+        """Ends a save that is complete."""
+        self._pending = None
+        self._on_saved()
+        if jax.process_index() == 0:
+            self._delete_superfluous()
+
+    def _delete_superfluous(self) -> None:
+        """Deletes all checkpoints but the last two and the best."""
+        steps, manifests = self.steps(), []
+        for step in steps:
+            # One that is damaged is not the best.
+            with contextlib.suppress(ConfigError):
+                manifests.append(read_manifest(self._directory / str(step)))
+        for step in {*steps[:-2]} - {find_best(manifests)}:
+            delete_checkpoint(self._directory / str(step))
 
     def add_results(self, step: int, results: Mapping[str, float]) -> None:
         """Adds the results of an evaluation to the checkpoint that was restored for it.
@@ -160,7 +170,6 @@ class Checkpoints:
         Raises:
             CheckpointError: If they could not be written.
         """
-        self._manifests[step] = Manifest(self._description, step, dict(results), None)
         if jax.process_index() == 0:
             with explain_failure(self._directory):
                 add_results(self._directory / str(step), results)
@@ -250,10 +259,8 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         """Waits until everything is saved."""
-        if kind is CheckpointError or "_checkpointer" not in self.__dict__:
-            return
-        with explain_failure(self._directory):
-            self._checkpointer.close()
+        if kind is not CheckpointError:
+            self.finished()
 
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:

@@ -275,6 +275,7 @@ class _Trainer:
         """
         values = {name: float(value) for name, value in jax.device_get(scalars).items()}
         self._task.check_unreadable(int(values.pop("num_unreadable")))
+        self._checkpoints.check()
         self._begin()
         if values.pop("skipped"):
             self._skipped.add_skipped()

@@ -1,44 +1,68 @@
 """Writes checkpoints, in the background or at once; the only file that knows Orbax."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orbax.checkpoint import v1 as ocp
+
+# In the names of folders that are being written or deleted.
+_INCOMPLETE = ".orbax-checkpoint-tmp"
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that could not be written."""
 
 
-def create_checkpointer(
-    directory: Path, policy: Any, on_saved: Callable[[], None]
-) -> Any:
-    """Returns what saves numbered checkpoints in the background.
+class BackgroundSave:
+    """A checkpoint that is being written; of several processes, all have to take part.
 
-    What an interrupted save left in the directory is removed.
-
-    Args:
-        directory: One numbered folder per checkpoint; created if it is not there.
-        policy: Its `should_preserve` says which checkpoints to keep.
-        on_saved: Called, in a thread, when a checkpoint is complete.
+    Its folder appears once it is complete.
     """
-    context = ocp.Context()
-    context.asynchronous.post_finalization_callback = on_saved
-    return ocp.training.Checkpointer(
-        str(directory.absolute()),
-        context=context,
-        preservation_policy=policy,
-        cleanup_tmp_directories=True,
-        # Else damaged metadata of any checkpoint would raise.
-        lightweight_initialize=True,
-    )
+
+    def __init__(self, path: Path, tree: dict[str, Any], manifest: dict[str, Any]):
+        """Begins; the arrays may be overwritten as soon as this returns.
+
+        Args:
+            path: Folder to make; one that is there is replaced.
+            tree: Arrays, by the parts of the checkpoint.
+            manifest: From `create_manifest`; that of the first process is written.
+        """
+        self._response = ocp.save_checkpointables_async(
+            str(path.absolute()), tree, overwrite=True, custom_metadata=manifest
+        )
+
+    def is_complete(self) -> bool:
+        """Returns whether it has been written; raises what has failed."""
+        try:
+            self._response.result(timeout=0)
+        except TimeoutError:
+            return False
+        return True
+
+    def wait(self) -> None:
+        """Waits until it has been written; raises what has failed."""
+        self._response.result()
 
 
 def write_arrays(path: Path, tree: dict[str, Any], manifest: dict[str, Any]) -> None:
     """Writes a checkpoint and waits until it is complete."""
     ocp.save_checkpointables(str(path.absolute()), tree, custom_metadata=manifest)
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Deletes a checkpoint, which is no longer taken for one whenever this is ended."""
+    remains = path.with_name(f"{path.name}{_INCOMPLETE}-deleted")
+    path.rename(remains)
+    shutil.rmtree(remains)
+
+
+def delete_incomplete(directory: Path) -> None:
+    """Deletes what is left of checkpoints whose writing or deleting was interrupted."""
+    for path in directory.glob(f"*{_INCOMPLETE}*"):
+        shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -52,7 +76,7 @@ def explain_failure(directory: Path) -> Iterator[None]:
             raise
         reason = str(error).strip().splitlines()[-1]
         raise CheckpointError(
-            f"A checkpoint could not be written to {directory}: {reason}. "
-            "Those before it are whole: see that there is room and that the folder can "
-            "be written to, and start the same command again."
+            f"A checkpoint could not be written to {directory}: {reason}. Those before "
+            "it are whole: see that there is room and that the folder can be written "
+            "to, and start the same command again."
         ) from error

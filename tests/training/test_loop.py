@@ -207,16 +207,6 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(tmp_path, capsys):
     assert "of which 2 were left out" in summary
 
 
-def test_nothing_changes_at_an_update_that_is_left_out(tmp_path):
-    """Neither weights nor statistics nor moments."""
-    run = toy_run(checkpoint_every_steps=1, max_skipped_steps=1)
-    with pytest.raises(TrainingError):
-        fit(broken_at(Toy(), 3, 4), run, tmp_path)
-    trees = [read_weights(Toy(), tmp_path / f"checkpoints/{step}") for step in (2, 3)]
-    for before, after in zip(*map(jax.tree.leaves, trees), strict=True):
-        np.testing.assert_array_equal(before, after)
-
-
 def test_too_many_losses_in_a_row_that_are_not_finite_stop_the_run(tmp_path):
     task = broken_at(Toy(), 2, 5, 6)
     with pytest.raises(TrainingError, match="At step 6 the loss is nan and the grad"):

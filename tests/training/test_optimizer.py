@@ -5,10 +5,11 @@ import optax
 import pytest
 from flax import nnx
 
+from configs import demo
 from litv2_jax import models
 from litv2_jax.augment.mixing import smooth_labels
 from litv2_jax.convert.apply import torch_entries
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import ConfigError, parse
 from litv2_jax.training.optimizer import (
     OptimizerSettings,
     create_optimizer,
@@ -199,11 +200,13 @@ def assert_same_samples(entry, expected):
     [
         ({"learning_rate": 0.0}, "config.optimizer.learning_rate is 0.0"),
         ({"clip_norm": -1.0}, "config.optimizer.clip_norm is -1.0"),
+        ({"schedule": "step"}, "schedule is 'step'; use cosine or polynomial"),
         ({"warmup_epochs": 11.0}, "warmup_epochs is 11.0 but must be within 0 and"),
     ],
 )
 def test_impossible_settings_are_named(changes, message):
-    numbers = list(OptimizerSettings.__annotations__)[:8]
-    values = dict.fromkeys(numbers, 1.0)
+    values = demo.get_config().optimizer.to_dict()
+    name = "config.optimizer"
+    parse(OptimizerSettings, values, name).check(epochs=10)
     with pytest.raises(ConfigError, match=message):
-        OptimizerSettings(**{**values, **changes}).check(epochs=10)
+        parse(OptimizerSettings, {**values, **changes}, name).check(epochs=10)
