@@ -1,6 +1,10 @@
 """Every recipe and argument parses, and every one of its settings has a reader."""
 
+import copy
+import dataclasses
 import importlib
+import math
+import typing
 from pathlib import Path
 
 import pytest
@@ -116,3 +120,64 @@ def check_optimizer(optimizer: dict, train: dict) -> None:
     assert optimizer["warmup_epochs"] == train["WARMUP_EPOCHS"]
     assert optimizer["weight_decay"] == train["WEIGHT_DECAY"]
     assert optimizer["clip_norm"] == train["CLIP_GRAD"]
+
+
+def numbers_without_bounds(kind, name=""):
+    """Yields the numbers of a settings dataclass that may have any value."""
+    for key, field in typing.get_type_hints(kind, include_extras=True).items():
+        yield from unbounded(field, f"{name}.{key}")
+
+
+def unbounded(field, name):
+    if isinstance(field, type) and dataclasses.is_dataclass(field):
+        yield from numbers_without_bounds(field, name)
+        return
+    arguments = typing.get_args(field)
+    if any(isinstance(argument, settings.Range) for argument in arguments):
+        return
+    if field in (int, float):
+        yield name
+    for argument in arguments:
+        yield from unbounded(argument, name)
+
+
+@pytest.mark.parametrize(
+    "kind", [RunSettings, *(task.Settings for task in TASKS.values())]
+)
+def test_every_number_has_bounds(kind):
+    assert not list(numbers_without_bounds(kind))
+
+
+VALUES = (math.nan, math.inf, -math.inf, 1e30, -1e30, 10**400, -(10**400))
+
+
+@pytest.mark.parametrize("argument", ["digits", "shapes"])
+def test_no_number_that_is_not_finite_or_is_huge_is_accepted(argument):
+    """In any setting, as itself or within a tuple."""
+    recipe = read("demo", argument)
+    task = TASKS[recipe["task"]]
+
+    def parse(config):
+        run, rest = RunSettings.split(config)
+        run.check(num_devices=1)
+        task.check(settings.parse(task.Settings, rest))
+
+    def places(tree, path=()):
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from places(value, (*path, key))
+            elif isinstance(value, int | float | tuple):
+                yield (*path, key), value
+
+    parse(recipe)
+    for (*path, key), old in places(recipe):
+        for value in VALUES:
+            config = copy.deepcopy(recipe)
+            section = config
+            for name in path:
+                section = section[name]
+            is_tuple = isinstance(old, tuple)
+            section[key] = (value, *old[1:]) if is_tuple else value
+            with pytest.raises(settings.ConfigError, match=key) as error:
+                parse(config)
+            assert "\n" not in str(error.value)

@@ -1,9 +1,11 @@
 import dataclasses
+import math
+from typing import Annotated
 
 import pytest
 
 from litv2_jax import settings
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import ConfigError, OneOf, Range, Rising
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,3 +71,71 @@ def test_batches_that_cannot_be_shared_are_refused(batch_size, message):
     settings.check_batch_size(16, 8, "config.batch_size")
     with pytest.raises(ConfigError, match=message):
         settings.check_batch_size(batch_size, 8, "config.batch_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded:
+    share: settings.Share
+    rate: Annotated[float, Range(above=0, most=10)]
+    part: Annotated[float, Range(0, below=1)]
+    count: settings.Count
+    sides: settings.Sides
+    name: settings.Text
+    path: settings.PathText
+    word: Annotated[str, OneOf("a", "b")]
+    bounds: Annotated[tuple[float, float], Rising()]
+
+
+ALLOWED = {
+    "share": 1,
+    "rate": 10.0,
+    "part": 0,
+    "count": 0,
+    "sides": (64, 96),
+    "name": "x",
+    "path": "",
+    "word": "a",
+    "bounds": (1, 1),
+}
+
+
+def test_values_at_their_bounds_are_allowed(tmp_path, monkeypatch):
+    parsed = settings.parse(Bounded, ALLOWED)
+    assert parsed.sides == (64, 96)
+    assert settings.parse(Bounded, {**ALLOWED, "sides": 64}).sides == 64
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/x", "x"):
+        assert settings.parse(Bounded, {**ALLOWED, "path": path}).path == str(
+            tmp_path / "x"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("share", math.nan, "is nan but must be a finite number"),
+        ("share", -math.inf, "is -inf but must be a finite number"),
+        ("share", 10**400, "is huge but must be a finite number"),
+        ("share", 1.01, "is 1.01 but must be within 0 and 1"),
+        ("rate", 0, "is 0.0 but must be above 0 and at most 10"),
+        ("rate", 10.1, "is 10.1 but must be above 0 and at most 10"),
+        ("part", 1, "is 1.0 but must be at least 0 and below 1"),
+        ("count", -1, "is -1 but must be within 0 and 2,147,483,647"),
+        ("count", 2**31, "must be within 0 and"),
+        pytest.param("count", 10**5000, "is huge but must be within", id="huge"),
+        ("count", 1.0, "is 1.0 but must be of type int"),
+        ("sides", 28, "is 28 but must be within 29 and 4,096"),
+        ("sides", (64, 28), "is 28 but must be within 29 and 4,096"),
+        ("sides", (64,), r"is \(64,\) but must be of type tuple\[int, int\]"),
+        ("sides", "64", "is '64' but must be of type int"),
+        ("name", " ", "is empty: give it a value"),
+        ("name", "a\0b", "has a NUL character"),
+        ("path", "a\0b", "has a NUL character"),
+        ("word", "c", "is 'c'; use a or b"),
+        ("bounds", (2, 1), "which falls: give the smaller number first"),
+    ],
+)
+def test_values_out_of_bounds_are_named(name, value, message):
+    with pytest.raises(ConfigError, match=f"config.{name} .*{message}"):
+        settings.parse(Bounded, {**ALLOWED, name: value})

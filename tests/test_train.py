@@ -37,6 +37,12 @@ SMALL = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
         ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
         ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
         ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
+        ([DIGITS, "--workdir=README.md/w"], "README.md is a file): name a folder"),
+        ([DIGITS, "--workdir=w", "--config.seed=-1"], "config.seed is -1 but must be"),
+        ([DIGITS, "--workdir=w", "--num-processes=2"], "--num-processes is 2, but"),
+        ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
+        ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
+        (["--config=README.md"], "README.md is not Python"),
         ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
         (
             [DIGITS, "--workdir=w", "--compilation-cache=/proc/none"],
@@ -80,7 +86,13 @@ def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
     assert "hours in all" in facts["time"]
     assert "GiB on each device" in facts["memory"]
     assert "1 to train, 1 to evaluate, 1 to draw" in facts["programs"]
-    assert not (tmp_path / "w").exists()
+    assert (
+        facts["first"]
+        .strip()
+        .endswith(f"would be prepared in {tmp_path}/data/digits/1.0.0")
+    )
+    # Nothing is written, not even the data set.
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_workdir_with_other_settings_is_refused(tmp_path):
