@@ -19,6 +19,7 @@ from litv2_jax.compiler import enable_compilation_cache
 from litv2_jax.data import scratch
 from litv2_jax.recipes import RecipeParser
 from litv2_jax.settings import ConfigError, parse_path
+from litv2_jax.text import allow_any_text
 from litv2_jax.training import devices, evaluation, loop
 from litv2_jax.training.checkpoint import CheckpointError, find_checkpoint
 from litv2_jax.training.dry_run import describe_run
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         # Orbax reports each step of each save otherwise; --verbosity=0 shows them.
         logging.set_verbosity(logging.WARNING)
+    allow_any_text()
     devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     watch_failures()
     try:

@@ -147,8 +147,10 @@ class Log:
         rows = read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
         self.draw("predictions", draw_examples)
+        # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
-            summarise(rows, results) + (f"\n{table}\n" if table else "")
+            summarise(rows, results) + (f"\n{table}\n" if table else ""),
+            encoding="utf-8",
         )
         tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")
 
