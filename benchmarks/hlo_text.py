@@ -12,7 +12,7 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _CALLED = re.compile(
-    r"(?:calls|to_apply|body|(?:true|false)_computation)=%?([\w.\-]+)"
+    r"(?:calls|to_apply|body|condition|(?:true|false)_computation)=%?([\w.\-]+)"
     r"|branch_computations=\{([^}]*)\}"
 )
 # Opcodes by which devices exchange arrays; asynchronous ones end with `-start`.

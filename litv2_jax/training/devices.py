@@ -68,12 +68,10 @@ class Devices:
                 return
 
     def replicate(self, tree: Any) -> Any:
-        """Copies arrays to every device; JAX checks that all processes have the same.
-
-        Raises:
-            AssertionError: If they do not.
-        """
-        return jax.device_put(tree, self.replicated, may_alias=False)
+        """Copies arrays to every device; all processes must have the same."""
+        # Compiled, because `device_put` refuses random keys where there are several
+        # processes, and sends every array to all of them to compare it.
+        return jax.jit(lambda tree: tree, out_shardings=self.replicated)(tree)
 
     def replicate_shapes(self, tree: Any) -> Any:
         """Marks abstract arrays as replicated."""
