@@ -33,7 +33,9 @@ def test_a_result_may_have_more_digits_than_gradients():
 
 
 @pytest.mark.parametrize(
-    ("function", "shape"), [(multiply, (7, 3)), (add_bias, (7,))], ids=str
+    ("function", "shape"),
+    [(multiply, (7, 3)), (add_bias, (7,))],
+    ids=["multiply", "add_bias"],
 )
 def test_gradients_have_the_digits_of_the_parameter(function, shape):
     """Sums over 1,200 positions of what was rounded to bfloat16."""
