@@ -270,7 +270,7 @@ def test_one_image_after_the_other_is_held_in_memory(weights, monkeypatch):
 
 
 def test_missing_weights_are_named(tmp_path, photos):
-    with pytest.raises(SystemExit, match="There is no checkpoint in .*absent"):
+    with pytest.raises(SystemExit, match="There is no .*absent: name"):
         predict.main(["--weights", str(tmp_path / "absent"), str(photos[0])])
 
 

@@ -53,26 +53,15 @@ class TrainState:
         stats: dict[str, Any],
         optimizer: optax.GradientTransformationExtraArgs,
         is_finite: jax.Array,
-    ) -> tuple["TrainState", jax.Array]:
-        """Returns the next state, and whether the optimizer's step was applied.
-
-        It is if `is_finite` and if everything it makes is finite as well: weights,
-        statistics and moments. Otherwise only `step` changes.
-        """
+    ) -> "TrainState":
+        """Returns the next state: only `step` changes unless `is_finite`."""
         updates, opt_state = optimizer.update(
             grads, self.opt_state, self.params, step=self.step
         )
         params = optax.apply_updates(self.params, updates)
         new, old = (params, stats, opt_state), (self.params, self.stats, self.opt_state)
-        is_applied = is_finite & _is_finite(new)
-        kept: Any = jax.tree.map(lambda x, y: jnp.where(is_applied, x, y), new, old)
-        return TrainState(self.step + 1, *kept), is_applied
-
-
-def _is_finite(tree: Any) -> jax.Array:
-    """Returns whether all floating-point numbers in a tree are finite."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+        kept: Any = jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
+        return TrainState(self.step + 1, *kept)
 
 
 def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,8 +100,8 @@ def make_train_step(
 
     Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate`,
     `num_unreadable` of the batch, the largest of all processes, and `skipped`: a step
-    is not applied if its loss, its gradient or what it would make of the weights is not
-    finite.
+    is not applied if its loss, its learning rate, the norm of its gradient or of the
+    weights, or a running statistic is not finite.
 
     Args:
         graphdef: Static half of the model, from `nnx.split(model, Param, BatchStat)`.
@@ -154,17 +143,19 @@ def make_train_step(
         batch = task.augment(batch, augment_key)
         take = differentiate if accumulation_steps == 1 else accumulate
         grads, stats, scalars = take(state.params, state.stats, batch, model_key)
-        norm = optax.tree.norm(grads)
-        is_finite = jnp.isfinite(scalars["loss"]) & jnp.isfinite(norm)
-        next_state, is_applied = state.apply(grads, stats, optimizer, is_finite)
+        norm, rate = optax.tree.norm(grads), schedule(state.step)
+        # Finite squares of gradients and weights make finite moments and weights.
+        # Checking these themselves would compile AdamW once more for each array.
+        checked = (scalars["loss"], norm, rate, optax.tree.norm(state.params), stats)
+        is_finite = _is_finite(checked)
         scalars = {
             **scalars,
             "grad_norm": norm,
-            "learning_rate": schedule(state.step),
+            "learning_rate": rate,
             "num_unreadable": num_unreadable,
-            "skipped": ~is_applied,
+            "skipped": ~is_finite,
         }
-        return next_state, scalars
+        return state.apply(grads, stats, optimizer, is_finite), scalars
 
     return jax.jit(
         step,
@@ -172,6 +163,11 @@ def make_train_step(
         out_shardings=out_sharding,
         compiler_options=compiler_options(),
     )
+
+
+def _is_finite(tree: Any) -> jax.Array:
+    """Returns whether all numbers in a tree are finite."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def _split_rows(x: jax.Array, count: int) -> jax.Array:

@@ -137,7 +137,7 @@ def run(batch):
 
 def test_devices_keep_to_their_images_forward_and_backward():
     batch = make_batch()
-    sharded = jax.device_put(batch, Devices().by_example)
+    sharded = jax.device_put(batch, Devices().batch_sharding)
     program = jax.jit(run).lower(sharded).compile()
     assert not find_collectives(program)
     results, expected = program(sharded), jax.jit(run)(batch)
@@ -163,11 +163,11 @@ def test_mapped_is_vmapped(batch_size):
     np.testing.assert_array_equal(mapped(x), expected)
     # Four images cannot be divided among eight devices, and lie on each.
     devices = Devices()
-    sharding = devices.replicated if batch_size % 8 else devices.by_example
+    sharding = devices.replicated if batch_size % 8 else devices.batch_sharding
     np.testing.assert_array_equal(mapped(jax.device_put(x, sharding)), expected)
 
 
 def test_a_plain_vmap_would_exchange():
-    x = jax.device_put(np.ones((8, 5), np.float32), Devices().by_example)
+    x = jax.device_put(np.ones((8, 5), np.float32), Devices().batch_sharding)
     plain = jax.jit(jax.vmap(functools.partial(loop, limit=100)))
     assert find_collectives(plain.lower(x).compile()) == ["all-reduce"]

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from litv2_jax.training.checkpoint import list_steps
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import StoppedError, TrainingError, fit
-from litv2_jax.training.step import TrainState
+from litv2_jax.training.step import TrainState, make_train_step
 from tests.training.test_integrity import unpack_format1
 from tests.training.test_loop import Wrapper, broken_at, read_rows, read_weights
 from tests.training.toy import Toy, toy_run
@@ -237,27 +238,60 @@ def test_a_finished_run_with_a_loss_that_is_not_finite_fails_again(tmp_path):
         fit_on_one(Toy(hidden=4), run, workdir)
 
 
-def test_a_step_that_is_skipped_changes_nothing_but_its_number():
+class Slope(nnx.Module):
+    def __init__(self, weight):
+        self.weight = nnx.Param(jnp.full(3, weight))
+        self.mean = nnx.BatchStat(jnp.zeros(3))
+
+
+class GivenSlope:
+    """A task whose gradients and statistics are what its batches say."""
+
+    def augment(self, batch, key):
+        return batch
+
+    def loss(self, model, batch, rngs):
+        model.mean[...] = batch["mean"]
+        return (model.weight[...] * batch["slope"]).sum(), {}
+
+
+def step_once(weight=1.0, slope=1.0, mean=0.0, rate=0.1):
+    """Returns the state before a step, that after it, and whether it was skipped."""
+    graphdef, params, stats = nnx.split(Slope(weight), nnx.Param, nnx.BatchStat)
+    optimizer = optax.with_extra_args_support(optax.adam(rate))
+    step = make_train_step(graphdef, GivenSlope(), optimizer, lambda _: jnp.float32(rate))
+    state = TrainState.begin(*map(nnx.to_pure_dict, (params, stats)), optimizer)
+    # The step overwrites what it is given.
+    before = jax.tree.map(np.array, state)
+    batch = {"slope": jnp.full(3, slope), "mean": jnp.array([0.0, mean, 0.0])}
+    after, scalars = step(state, batch, jax.random.key(0))
+    assert int(after.step) == 1
+    return before, after, bool(scalars["skipped"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slope": NAN},
+        # Its square, which the moments would hold, is infinite.
+        {"slope": 1e30, "weight": 1e-30},
+        {"mean": INF},
+        {"rate": INF},
+        {"rate": NAN},
+        {"weight": 1e30, "slope": 0.0},
+    ],
+)
+def test_a_step_that_is_skipped_changes_nothing_but_its_number(wrong):
     """Neither weights nor statistics nor moments, whatever is not finite."""
-    optimizer = optax.with_extra_args_support(optax.adam(0.1))
-    params, stats = {"w": jnp.ones(3)}, {"m": jnp.zeros(3)}
-    state = TrainState.begin(params, stats, optimizer)
-    good = {"w": jnp.ones(3)}
-    for grads, new_stats, is_finite in (
-        (good, stats, False),
-        (good, {"m": jnp.array([0.0, jnp.inf, 0.0])}, True),
-        ({"w": jnp.array([1.0, jnp.nan, 1.0])}, stats, True),
-        # Its square, which the moments hold, is infinite.
-        ({"w": jnp.full(3, 1e30)}, stats, True),
-    ):
-        after, is_applied = state.apply(
-            grads, new_stats, optimizer, jnp.bool_(is_finite)
-        )
-        assert not is_applied
-        assert int(after.step) == 1
-        kept = dataclasses.replace(after, step=state.step)
-        for ours, theirs in zip(*map(jax.tree.leaves, (kept, state)), strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-    after, is_applied = state.apply(good, stats, optimizer, jnp.bool_(True))
-    assert is_applied
-    assert (np.asarray(after.params["w"]) < 1).all()
+    before, after, is_skipped = step_once(**wrong)
+    assert is_skipped
+    kept = dataclasses.replace(after, step=before.step)
+    for ours, theirs in zip(*map(jax.tree.leaves, (kept, before)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_step_whose_numbers_are_finite_is_applied():
+    before, after, is_skipped = step_once(mean=2.0)
+    assert not is_skipped
+    assert (np.asarray(after.params["weight"]) < before.params["weight"]).all()
+    assert after.stats["mean"][1] == 2
