@@ -20,6 +20,7 @@ from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm
+from litv2_jax.models.linear import Conv, Linear
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.models.semantic_fpn import (
@@ -88,8 +89,8 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
     },
     DepthwiseConvGelu: _KERNEL_AND_BIAS,
     PatchConv: _KERNEL_AND_BIAS,
-    nnx.Conv: _KERNEL_AND_BIAS,
-    nnx.Linear: _KERNEL_AND_BIAS,
+    Conv: _KERNEL_AND_BIAS,
+    Linear: _KERNEL_AND_BIAS,
     LayerNorm: _SCALE_AND_BIAS,
 }
 

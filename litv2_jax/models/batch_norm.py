@@ -75,49 +75,64 @@ class BatchNorm(nnx.Module):
             self.group_size = batch_norm_group_size
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = x.shape
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.use_running_average:
-            mean, var = (v[...].reshape(1, 1, 1, 1, -1) for v in (self.mean, self.var))
-            x = x[None]
+            mean, var = (v[...][None, None, None] for v in (self.mean, self.var))
         else:
-            x = self._group(x)
             mean, var = self._batch_statistics(x)
-        scale, bias = (v[...].reshape(1, 1, 1, 1, -1) for v in (self.scale, self.bias))
+        scale, bias = (v[...][None, None, None] for v in (self.scale, self.bias))
         y = (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
-        return y.reshape(shape).astype(self.dtype)
-
-    def _group(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [groups, images of each, H, W, C]."""
-        size = min(self.group_size, x.shape[0]) or x.shape[0]
-        if x.shape[0] % size:
-            raise ValueError(
-                f"A batch of {x.shape[0]} images cannot be split into groups of "
-                f"{size} for BatchNorm: choose a batch_norm_group_size that divides it."
-            )
-        return x.reshape(-1, size, *x.shape[1:])
+        return y.astype(self.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns mean and variance of each group and updates the running ones."""
-        count = x[0].size // x.shape[-1]
-        if count < 2:
-            raise ValueError(
-                f"A batch of shape {list(x.shape[1:])} has one value per channel, of "
-                "which no variance can be taken: train with more or larger images."
-            )
-        axes = (1, 2, 3)
-        mean = jnp.mean(x, axes, keepdims=True)
+        """Returns mean and variance for each image and updates the running ones.
+
+        [B, H, W, C] -> two [B, 1, 1, C], or [1, 1, 1, C] if the batch is one group.
+        """
+        size = self._find_group_size(x.shape)
+
+        def repeat(groups: jax.Array) -> jax.Array:
+            times = size if len(groups) > 1 else 1
+            return jnp.repeat(groups, times, axis=0)[:, None, None]
+
+        mean = _average_groups(x, size)
         # Two passes: the mean of squares minus the square of the mean loses digits.
-        var = jnp.mean(jnp.square(x - mean), axes, keepdims=True)
+        var = _average_groups(jnp.square(x - repeat(mean)), size)
+        count = size * x.shape[1] * x.shape[2]
 
         def update(old: nnx.BatchStat, new: jax.Array):
-            new = jax.lax.stop_gradient(new).mean((0, 1, 2, 3)).astype(old.dtype)
+            new = jax.lax.stop_gradient(new).mean(0).astype(old.dtype)
             old[...] = (1 - self.momentum) * old[...] + self.momentum * new
 
         update(self.mean, mean)
         update(self.var, var * (count / (count - 1)))
         self.num_batches[...] += 1
-        return mean, var
+        return repeat(mean), repeat(var)
+
+    def _find_group_size(self, shape: tuple[int, ...]) -> int:
+        """Returns how many images share statistics in a batch of a shape."""
+        size = min(self.group_size, shape[0]) or shape[0]
+        if shape[0] % size:
+            raise ValueError(
+                f"A batch of {shape[0]} images cannot be split into groups of "
+                f"{size} for BatchNorm: choose a batch_norm_group_size that divides it."
+            )
+        if size * shape[1] * shape[2] < 2:
+            raise ValueError(
+                f"A batch of shape {[size, *shape[1:]]} has one value per channel, of "
+                "which no variance can be taken: train with more or larger images."
+            )
+        return size
+
+
+def _average_groups(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B / size, C].
+
+    Each image by itself first, so that a group on several devices makes them exchange
+    averages and no maps.
+    """
+    averages = jnp.mean(x, (1, 2))
+    return averages.reshape(-1, size, averages.shape[-1]).mean(1)
 
 
 class FoldedNorm(nnx.Module):

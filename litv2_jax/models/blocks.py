@@ -10,9 +10,9 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.linear import Linear
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
-from litv2_jax.ops.linear import dot_general
 
 
 class PatchEmbedding(nnx.Module):
@@ -58,10 +58,9 @@ class ConvMlp(nnx.Module):
 
     def __init__(self, dim: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         linear = functools.partial(
-            nnx.Linear,
+            Linear,
             dtype=dtype,
             kernel_init=initializers.linear_kernel,
-            dot_general=dot_general,
             rngs=rngs,
         )
         self.expand = linear(dim, hidden)

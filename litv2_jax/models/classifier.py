@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.linear import Linear
 from litv2_jax.models.outputs import reorder_outputs
 
 
@@ -36,7 +37,7 @@ class Classifier(nnx.Module):
         self.norm: LayerNorm | PlainLayerNorm = LayerNorm(
             config.dims[-1], dtype=exact, rngs=rngs
         )
-        self.head = nnx.Linear(
+        self.head = Linear(
             config.dims[-1],
             num_classes,
             dtype=exact,

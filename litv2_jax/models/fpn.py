@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
+from litv2_jax.models.linear import Conv
 from litv2_jax.ops.resize import resize_nearest
 
 
@@ -30,13 +31,13 @@ class Fpn(nnx.Module):
             dtype: Type of the computation.
             rngs: Stream `params` initialises the weights.
         """
-        conv = functools.partial(nnx.Conv, dtype=dtype, rngs=rngs)
+        conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
         init = functools.partial(initializers.kaiming, dim)
         self.laterals = nnx.List(
-            [conv(in_dim, dim, (1, 1), kernel_init=init(1)) for in_dim in in_dims]
+            [conv(in_dim, dim, 1, kernel_init=init(1)) for in_dim in in_dims]
         )
         self.outputs = nnx.List(
-            [conv(dim, dim, (3, 3), padding=1, kernel_init=init(3)) for _ in in_dims]
+            [conv(dim, dim, 3, kernel_init=init(3)) for _ in in_dims]
         )
 
     def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:

@@ -10,8 +10,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models.initializers import linear_kernel
+from litv2_jax.models.linear import Linear
 from litv2_jax.ops.attention import attend, attend_in_windows
-from litv2_jax.ops.linear import dot_general, multiply
+from litv2_jax.ops.linear import add_bias, multiply
 
 
 class HiLo(nnx.Module):
@@ -69,10 +70,9 @@ class HiLo(nnx.Module):
 
         low, high = self.low_heads * head_dim, self.high_heads * head_dim
         linear = functools.partial(
-            nnx.Linear,
+            Linear,
             dtype=dtype,
             kernel_init=linear_kernel,
-            dot_general=dot_general,
             rngs=rngs,
         )
         if high:
@@ -126,17 +126,14 @@ class HiLo(nnx.Module):
         return self.low_out(rearrange(x, "b (h w) n d -> b h w (n d)", h=height))
 
 
-def _project_together(
-    x: jax.Array, layers: dict[str, nnx.Linear]
-) -> dict[str, jax.Array]:
+def _project_together(x: jax.Array, layers: dict[str, Linear]) -> dict[str, jax.Array]:
     """Applies layers that read the same input, as one matrix product."""
     dtype = next(iter(layers.values())).dtype
     kernels = [layer.kernel[...] for layer in layers.values()]
-    kernel = jnp.concatenate(kernels, axis=1).astype(dtype)
-    y: jax.Array = multiply(x.astype(dtype), kernel)
+    y: jax.Array = multiply(x.astype(dtype), jnp.concatenate(kernels, axis=1))
     biases = [layer.bias[...] for layer in layers.values() if layer.bias is not None]
     if biases:
-        y += jnp.concatenate(biases).astype(dtype)[None, None, None]
+        y = add_bias(y, jnp.concatenate(biases))
     ends = np.cumsum([kernel.shape[1] for kernel in kernels[:-1]])
     return dict(zip(layers, jnp.split(y, ends, axis=-1), strict=True))
 

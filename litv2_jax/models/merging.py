@@ -10,6 +10,7 @@ from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.gelu import gelu
+from litv2_jax.ops.linear import add_bias
 
 
 class DeformableTokenMerging(nnx.Module):
@@ -46,5 +47,4 @@ class DeformableTokenMerging(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = deform_conv(x, self.offset(x), self.kernel[...])
-        y = y + self.bias[...].astype(y.dtype)[None, None, None]
-        return gelu(self.norm(y))
+        return gelu(self.norm(add_bias(y, self.bias[...])))

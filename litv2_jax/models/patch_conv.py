@@ -9,7 +9,7 @@ from einops import rearrange
 from flax import nnx
 from jax.typing import DTypeLike
 
-from litv2_jax.ops.linear import multiply
+from litv2_jax.ops.linear import add_bias, multiply
 
 
 class PatchConv(nnx.Module):
@@ -57,8 +57,7 @@ class PatchConv(nnx.Module):
         multiply = (
             _multiply_patches if channels < size**2 * features else _pick_products
         )
-        y = multiply(x, self.kernel[...].astype(x.dtype), self.dtype)
-        return y + self.bias[...].astype(y.dtype)[None, None, None]
+        return add_bias(multiply(x, self.kernel[...], self.dtype), self.bias[...])
 
 
 def _multiply_patches(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Array:

@@ -13,6 +13,7 @@ from litv2_jax.models.backbone import Backbone, BackboneConfig
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
 from litv2_jax.ops.resize import (
     resample_argmax,
@@ -28,11 +29,10 @@ class ConvNormRelu(nnx.Module):
     """
 
     def __init__(self, dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = nnx.Conv(
+        self.conv = Conv(
             dim,
             out_dim,
-            (3, 3),
-            padding=1,
+            3,
             use_bias=False,
             kernel_init=initializers.kaiming(out_dim, 3),
             dtype=dtype,
@@ -101,10 +101,10 @@ class SemanticFpnHead(nnx.Module):
         self.dropout = nnx.Dropout(
             dropout_rate, broadcast_dims=(1, 2), deterministic=True
         )
-        self.classify = nnx.Conv(
+        self.classify = Conv(
             dim,
             num_classes,
-            (1, 1),
+            1,
             kernel_init=initializers.normal(0.01),
             # Logits are float32 in every model.
             dtype=jnp.promote_types(dtype, jnp.float32),

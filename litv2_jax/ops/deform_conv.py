@@ -28,7 +28,7 @@ def deform_conv(x: jax.Array, offsets: jax.Array, kernel: jax.Array) -> jax.Arra
     size, _, channels, features = kernel.shape
     taps = taps.reshape(*taps.shape[:3], size * size * channels)
     kernel = kernel.reshape(size * size * channels, features)
-    return multiply(taps, kernel.astype(x.dtype))
+    return multiply(taps, kernel)
 
 
 @jax.custom_vjp

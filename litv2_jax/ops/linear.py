@@ -1,7 +1,11 @@
-"""Matrix product whose derivative copies little."""
+"""Matrix product and bias whose gradients are exact and copy little.
+
+Parameters have more digits than what they are applied to, and so have their gradients:
+products and sums over all positions keep the type of the parameter, as does the sum
+over the devices that XLA makes of it.
+"""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,24 +16,24 @@ from jax.typing import DTypeLike
 def multiply(
     x: jax.Array, kernel: jax.Array, dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """Multiplies vectors along the last axis with a matrix, both of the same type.
+    """Multiplies vectors along the last axis with a matrix, in the type of the vectors.
 
     Args:
-        x: [..., C].
-        kernel: [C, D].
-        dtype: Of the result; None for that of `x`, which gradients have in any case.
+        x: [..., C]; its gradient has the same type.
+        kernel: [C, D], rounded to the type of `x`; its gradient is not.
+        dtype: Of the result; None for that of `x`.
 
     Returns:
         [..., D].
     """
-    return jnp.matmul(x, kernel, preferred_element_type=dtype)
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=dtype)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, dtype: DTypeLike | None):
+def _multiply_forward(x: jax.Array, kernel: jax.Array, dtype: DTypeLike | None):
     return multiply(x, kernel, dtype), (x, kernel)
 
 
-def _backward(
+def _multiply_backward(
     dtype: DTypeLike | None, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
 ):
     del dtype
@@ -38,15 +42,38 @@ def _backward(
     # XLA's products on a CPU take a transposed matrix as it is, but copy an array of
     # more dimensions, which is what autodiff would have them multiply.
     flat, flat_grad = (y.reshape(-1, y.shape[-1]) for y in (x, grad))
-    return grad @ kernel.T, flat.T @ flat_grad
+    exact = jnp.promote_types(x.dtype, kernel.dtype)
+    grad_kernel = jnp.matmul(flat.T, flat_grad, preferred_element_type=exact)
+    grad_x = grad @ kernel.astype(x.dtype).T
+    return grad_x, grad_kernel.astype(kernel.dtype)
 
 
-multiply.defvjp(_forward, _backward)
+multiply.defvjp(_multiply_forward, _multiply_backward)
 
 
-def dot_general(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any
-) -> jax.Array:
-    """Lets `nnx.Linear` use `multiply`."""
-    del dimension_numbers, options  # Those of a vector times a matrix.
-    return multiply(x, kernel)
+@jax.custom_vjp
+def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a bias [C], rounded to the type of `x`, to vectors [..., C]."""
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _add_bias_forward(x: jax.Array, bias: jax.Array):
+    return add_bias(x, bias), bias
+
+
+def _add_bias_backward(bias: jax.Array, grad: jax.Array):
+    exact = jnp.promote_types(grad.dtype, bias.dtype)
+    grad_bias = jnp.sum(_convert(grad, exact), range(grad.ndim - 1))
+    return grad, grad_bias.astype(bias.dtype)
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
+def _convert(x: jax.Array, dtype: DTypeLike) -> jax.Array:
+    if x.dtype != jnp.bfloat16 or dtype != jnp.float32:
+        return x.astype(dtype)
+    # XLA takes a plain conversion back to where `x` was rounded, and keeps all of it in
+    # float32 as well: a step of LITv2-S then moves 13 % more bytes on an H200.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint16).astype(jnp.uint32)
+    return jax.lax.bitcast_convert_type(bits << 16, jnp.float32)

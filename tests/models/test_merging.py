@@ -5,9 +5,11 @@ import pytest
 from flax import nnx
 from jax.test_util import check_grads
 
+from benchmarks.collectives import list_collectives
 from litv2_jax import load_torch_weights
 from litv2_jax.models.batch_norm import BatchNorm
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.training.devices import Devices
 from tests.reference import (
     Reference,
     differentiate,
@@ -142,3 +144,33 @@ def test_statistics_of_groups_are_those_of_each_alone():
     np.testing.assert_array_equal(run(x, 100)[0], run(x, 0)[0])
     with pytest.raises(ValueError, match="6 images cannot be split into groups of 4"):
         run(x, 4)
+
+
+@pytest.mark.parametrize("size", [2, 4, 6, 12, 24])
+def test_groups_make_devices_exchange_no_maps(size):
+    """Three images on each of eight devices, and groups that begin amid a device's."""
+    devices = Devices()
+    layer = nnx.view(
+        BatchNorm(5, rngs=nnx.Rngs(0)),
+        use_running_average=False,
+        batch_norm_group_size=size,
+    )
+    graphdef, state = nnx.split(layer)
+    x = np.random.default_rng(0).standard_normal((24, 6, 4, 5)).astype(np.float32)
+
+    @jax.jit
+    def differentiate(state, x):
+        y, backward = jax.vjp(lambda x: nnx.merge(graphdef, state)(x), x)
+        return y, backward(y**2)[0]
+
+    sharded = jax.device_put(x, devices.batch_sharding)
+    replicated = jax.device_put(nnx.as_pure(state), devices.replicated)
+    program = differentiate.lower(replicated, sharded).compile()
+    for exchanged in list_collectives(program.as_text()):
+        assert exchanged.bytes <= 24 * 5 * 4
+    for ours, expected in zip(
+        program(replicated, sharded),
+        differentiate(nnx.as_pure(state), x),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.linear import multiply
+from litv2_jax.ops.linear import add_bias, multiply
 
 
 def draw(*shape, seed=0):
@@ -30,6 +30,27 @@ def test_a_result_may_have_more_digits_than_gradients():
     np.testing.assert_allclose(y, exact, rtol=1e-5, atol=1e-5)
     assert y.dtype == jnp.float32
     assert {grad.dtype for grad in backward(y)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize(
+    ("function", "shape"),
+    [(multiply, (7, 3)), (add_bias, (7,))],
+    ids=["multiply", "add_bias"],
+)
+def test_gradients_have_the_digits_of_the_parameter(function, shape):
+    """Sums over 1,200 positions of what was rounded to bfloat16."""
+    x, parameter = draw(4, 20, 15, 7).astype(jnp.bfloat16), draw(*shape, seed=1)
+    y, backward = jax.vjp(function, x, parameter)
+    cotangent = draw(*y.shape, seed=2).astype(jnp.bfloat16)
+    grad_x, grad = jax.jit(backward)(cotangent)
+
+    flat, flat_grad = (
+        np.asarray(z, np.float64).reshape(-1, z.shape[-1]) for z in (x, cotangent)
+    )
+    expected = flat.T @ flat_grad if function is multiply else flat_grad.sum(0)
+    np.testing.assert_allclose(grad, expected, rtol=1e-5, atol=1e-4)
+    assert (y.dtype, grad_x.dtype) == (jnp.bfloat16, jnp.bfloat16)
+    assert grad.dtype == jnp.float32
 
 
 def compile_kernel_gradient(function):

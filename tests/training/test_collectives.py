@@ -1,11 +1,13 @@
 """What eight devices send each other in a step: gradients, statistics and scalars."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from benchmarks.collectives import add_up_bytes, list_collectives
 from configs import imagenet
@@ -70,8 +72,10 @@ class Run(NamedTuple):
 def start(tmp_path_factory) -> Callable[..., Run]:
     data_dir = tmp_path_factory.mktemp("data")
 
-    def start(name: str, **changes: Any) -> Run:
+    def start(name: str, dtype: str = "float32", **changes: Any) -> Run:
         config = RECIPES[name](data_dir) | {"batch_size": BATCH_SIZE} | changes
+        config["model"] |= {"dtype": dtype}
+        config["data"] |= {"train_split": "train[:100]"}
         settings, task = create(config)
         devices, plan = Devices(), Plan(task, settings)
         state = devices.replicate_shapes(plan.create_abstract_state(task))
@@ -80,11 +84,17 @@ def start(tmp_path_factory) -> Callable[..., Run]:
     return start
 
 
-def compile_train_step(run: Run) -> str:
+def trace_train_step(run: Run) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = run.plan.create_step(run.task, run.settings, run.devices.replicated)
-    arguments = (run.state, run.shard(run.task.train_batches(0)))
-    compiled = step.lower(*arguments, run.devices.replicate_shapes(key)).compile()
+    batch = run.shard(run.task.train_batches(0))
+    return step.trace(run.state, batch, run.devices.replicate_shapes(key))
+
+
+def compile_train_step(run: Run) -> str:
+    # The machine code is not run.
+    options = {"xla_backend_optimization_level": 0}
+    compiled = trace_train_step(run).lower().compile(compiler_options=options)
     return compiled.as_text()
 
 
@@ -123,3 +133,31 @@ def test_evaluation_exchanges_nothing_but_its_scores(start, name):
     # The confusion matrix of segmentation.
     assert num_bytes.pop("all-reduce", 0) <= 2**10, exchanged
     assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
+
+
+# No other size is a multiple of this one.
+PRIME = 11
+
+
+def list_sums(jaxpr: Any) -> Iterator[Any]:
+    """Yields the type of each sum over the batch, of which devices have a part each."""
+    for equation in jaxpr.eqns:
+        inner = list(jaxprs_in_params(equation.params))
+        for inside in inner:
+            yield from list_sums(inside)
+        if not inner and any(has_batch(x.aval) for x in equation.invars):
+            yield from (x.aval for x in equation.outvars if not has_batch(x.aval))
+
+
+def has_batch(aval: Any) -> bool:
+    return any(size % PRIME == 0 for size in getattr(aval, "shape", ()))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_gradients_of_rounded_models_are_summed_in_float32(start, name):
+    """XLA sums over devices in the type that a product or sum has on each of them."""
+    run = start(name, batch_size=8 * PRIME, dtype="bfloat16")
+    sums = list(list_sums(trace_train_step(run).jaxpr.jaxpr))
+    shapes = {x.shape for x in jax.tree.leaves(run.state.params)}
+    assert {x.dtype for x in sums if x.shape in shapes} == {jnp.dtype("float32")}
+    assert "bfloat16" not in {str(x.dtype) for x in sums}
