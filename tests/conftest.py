@@ -8,6 +8,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 import pytest
 
+from litv2_jax import compiler
 from litv2_jax.ops import forms
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -16,15 +17,9 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Compiles a program once for all tests of a run, in a cache of the run's own.
-
-    One that outlived the run was seen to hold programs that crashed the process.
-    """
-    directory = tmp_path_factory.getbasetemp().parent / "compilation_cache"
-    # For the programs that tests start.
-    os.environ["XDG_CACHE_HOME"] = str(directory / "programs")
-    jax.config.update("jax_compilation_cache_dir", str(directory))
+def compilation_cache():
+    """Compiles a program once, for all tests that need it and all later runs."""
+    compiler.enable_compilation_cache()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

@@ -140,7 +140,7 @@ def write_torch_checkpoint(
     Raises:
         ValueError: If the ending is another, or PyTorch has no such type of number.
     """
-    path = Path(path)
+    path = expand_path(Path(path))
     # Both formats take the bytes as they lie; `ascontiguousarray` makes [] to [1].
     arrays = {k: np.ascontiguousarray(x).reshape(x.shape) for k, x in arrays.items()}
     if path.suffix == ".safetensors":
