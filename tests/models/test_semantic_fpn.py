@@ -183,9 +183,9 @@ def test_training_matches_pytorch():
     assert loss == pytest.approx(float(reference[f"{stem}/loss"]), rel=1e-6)
     accuracy = 100 * (np.asarray(logits.argmax(-1)) == labels).mean()
     assert accuracy == pytest.approx(reference[f"{stem}/acc"][0], abs=0.01)
-    # A gradient jumps where an offset crosses a whole number or a ReLU crosses zero, and
-    # one is that close here: on some processors rounding takes it to the other side, and
-    # norms move by 1e-3. Noise of 1e-7 shows both sides; one is the original's.
+    # Gradients jump where an offset crosses a whole number or a ReLU crosses zero. One
+    # is that close here: some processors round it to the other side, and norms move by
+    # 1e-3. Noise of 1e-7 shows both sides; one is the original's.
     rng = np.random.default_rng(0)
     for _ in range(4):
         if (difference := _compare_gradients(reference, stem, grads)) < 1e-4:

@@ -259,7 +259,9 @@ def step_once(weight=1.0, slope=1.0, mean=0.0, rate=0.1):
     """Returns the state before a step, that after it, and whether it was skipped."""
     graphdef, params, stats = nnx.split(Slope(weight), nnx.Param, nnx.BatchStat)
     optimizer = optax.with_extra_args_support(optax.adam(rate))
-    step = make_train_step(graphdef, GivenSlope(), optimizer, lambda _: jnp.float32(rate))
+    step = make_train_step(
+        graphdef, GivenSlope(), optimizer, optax.constant_schedule(rate)
+    )
     state = TrainState.begin(*map(nnx.to_pure_dict, (params, stats)), optimizer)
     # The step overwrites what it is given.
     before = jax.tree.map(np.array, state)
