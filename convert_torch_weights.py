@@ -22,8 +22,7 @@ from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, match_weights, torch_entries
 from litv2_jax.convert.errors import list_names
 from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
-from litv2_jax.models.classifier import Classifier
-from litv2_jax.models.semantic_fpn import SemanticFpn
+from litv2_jax.models.family import find_family, list_all_models
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import save_weights
@@ -33,22 +32,6 @@ _HEADS_UNKNOWN = (
     "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
     "--window-sizes if they are not 0 0 2 1."
 )
-
-
-_CLASS_NAMES = {(Classifier, 1000): "imagenet", (SemanticFpn, 150): "ade20k"}
-
-# Names for models of other sizes than those published.
-_FIRST_NAMES = {Classifier: "litv2_s", SemanticFpn: "semantic_fpn_litv2_s"}
-
-# What the published models were evaluated on.
-_INPUTS = {
-    # The original squeezes the whole image at 384 pixels, and crops at 224.
-    Classifier: lambda image_size: {
-        "image_size": image_size,
-        "crop": 1.0 if image_size == 384 else 0.875,
-    },
-    SemanticFpn: lambda _: {"scale": (2048, 512), "multiple": 32},
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +54,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("source", type=expand_path, help=".pth, .pt or .safetensors file")
     add("output", type=expand_path, help="folder to create")
     add("--entry", help="which weights of the file to take, such as model_ema")
-    add("--model", choices=list(models.MODELS), help="found by itself if left out")
+    add("--model", choices=list_all_models(), help="found by itself if left out")
     add("--num-classes", type=int, help="start with a new head for so many classes")
     sizes = parser.add_argument_group("sizes that are not those of the variant")
     sizes.add_argument("--embed-dim", type=int)
@@ -121,11 +104,11 @@ def _create_model(
     A model whose shapes are the file's is abstract. Arrays are made for another only
     once those of the file are found to fit: what a file says of its sizes can be wrong.
     """
-    kind = models.MODELS[sizes["name"]][0]
+    family = find_family(sizes["name"])
     shapes = {name: array.shape for name, array in arrays.items()}
     num_classes = identify.num_classes_of(shapes)
     model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
-    if kind is not identify.kind_of(shapes):
+    if family is not identify.find_family(shapes):
         # The backbone alone is taken: the rest of the model has to be there.
         match_weights(model, arrays)
         return models.create_model(rngs=nnx.Rngs(0), **sizes), arrays, []
@@ -136,7 +119,7 @@ def _create_model(
     match_weights(
         nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **own)), arrays
     )
-    prefix = f"{identify.HEADS[kind]}."
+    prefix = f"{family.torch_head}."
     arrays = {n: x for n, x in arrays.items() if not n.startswith(prefix)}
     model = models.create_model(rngs=nnx.Rngs(0), **sizes)
     new = litv2_jax.to_torch_state_dict(model)
@@ -155,8 +138,8 @@ def _describe(
     names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
     found = identify.read_architecture(shapes)
-    kind = identify.kind_of(shapes)
-    if found is None or (kind is None and not options.model):
+    theirs = identify.find_family(shapes)
+    if found is None or not (theirs or options.model):
         raise ConfigError(
             f"{options.source} is no model of LITv2's: its arrays are called "
             f"{list_names(list(shapes), 3)}."
@@ -168,10 +151,11 @@ def _describe(
             f"{options.source} is damaged or altered: {error}. To convert it all the "
             "same, save its state dict alone."
         ) from None
-    name = options.model or identify.recognise_variant(shapes)
+    name = options.model or identify.recognize_variant(shapes) or ""
     are_heads_known = bool(name) or "num_heads" in sizes
-    if name is None:
-        name = _FIRST_NAMES[kind]
+    if theirs and not name:
+        # Of the first model, for one of sizes that were not published.
+        name = next(iter(theirs.configs))
         if are_heads_known:
             sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
         else:
@@ -183,18 +167,18 @@ def _describe(
         name = "litv2_b_384"
     if name == "litv2_b_384":
         image_size = 384
-    wanted_kind, _, published_classes = models.MODELS[name]
-    is_same_kind = wanted_kind is kind
-    if wanted_kind is SemanticFpn and is_same_kind:
-        sizes |= identify.read_dense_sizes(shapes)
-    num_classes = options.num_classes or (
-        identify.num_classes_of(shapes) if is_same_kind else published_classes
-    )
+    family = find_family(name)
+    own = {"num_classes": family.published_classes}
+    if family is theirs:
+        own = identify.read_own_sizes(shapes, family)
+    if options.num_classes:
+        own["num_classes"] = options.num_classes
+    is_published = own["num_classes"] == family.published_classes
     return {
-        "model": {"name": name, "num_classes": num_classes, **sizes},
+        "model": {"name": name, **own, **sizes},
         "are_heads_known": are_heads_known,
-        "input": _INPUTS[wanted_kind](image_size),
-        "class_names": _CLASS_NAMES.get((wanted_kind, num_classes), []),
+        "input": family.describe_input(image_size),
+        "class_names": family.class_names if is_published else [],
     }
 
 
@@ -205,8 +189,9 @@ def _to_torch(options: argparse.Namespace) -> None:
     model = litv2_jax.create_model(
         **description["model"], rngs=nnx.Rngs(0), weights=options.source
     )
-    entry = "model" if isinstance(model, Classifier) else "state_dict"
-    write_torch_checkpoint(options.output, litv2_jax.to_torch_state_dict(model), entry)
+    family = find_family(description["model"]["name"])
+    arrays = litv2_jax.to_torch_state_dict(model)
+    write_torch_checkpoint(options.output, arrays, family.torch_entry)
     entries = list(torch_entries(model))
     _print_table(entries)
     print(f"Wrote {options.output}: {_summarise(description, entries)}.")

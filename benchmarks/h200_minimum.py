@@ -15,7 +15,7 @@ import jax
 from flax import nnx
 
 from litv2_jax.models.backbone import BackboneConfig
-from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.classifier import Classifier, ClassifierConfig
 
 WORK = ("forward", "train")
 ACTIVATION, EXACT = 2, 4
@@ -152,6 +152,8 @@ def _merge(tokens: int, dim: int, out_dim: int, is_training: bool) -> int:
 
 
 def _count_parameters(config: BackboneConfig) -> int:
-    model = nnx.eval_shape(lambda: Classifier(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: Classifier(ClassifierConfig(config), rngs=nnx.Rngs(0))
+    )
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     return sum(math.prod(x.shape) for x in leaves)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from litv2_jax import models, pretrained
+from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize, normalize_inside
 from litv2_jax.class_names import display_names
 from litv2_jax.compiler import compiler_options
@@ -21,6 +21,7 @@ from litv2_jax.data.buckets import find_bucket
 from litv2_jax.data.decode import decode
 from litv2_jax.data.imagenet import center_crop
 from litv2_jax.data.unreadable import UnreadableImageError, explain
+from litv2_jax.models.family import find_family
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
@@ -100,7 +101,7 @@ class Predictor:
         sizes = description["model"]
         model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
         self._input = description["input"]
-        self.is_segmentation = sizes["name"] in models.list_models("segmentation")
+        self.is_segmentation = find_family(sizes["name"]).task == "segmentation"
         # Checkpoints of classifiers that do not say are of runs that ignored it.
         default = "applied" if self.is_segmentation else "ignored"
         self.exif = self._input.get("exif", default)

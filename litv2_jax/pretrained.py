@@ -33,9 +33,8 @@ def create_model(
             segmentation model takes the backbone and says so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
-        **options: Those of `litv2_jax.models.create_model`: num_classes, embed_dim,
-            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype; for
-            Semantic FPN also fpn_dim, head_dim and dropout_rate.
+        **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that
+            differ from the published ones, such as `num_classes` and `embed_dim`.
 
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are

@@ -18,7 +18,7 @@ ALLOWED = {
     "ops": set(),
     "augment": set(),
     "metrics": {"settings", "text"},
-    "models": {"ops"},
+    "models": {"ops", "settings"},
     "data": {"class_names", "paths", "settings", "text"},
     "recipes": set(),
     "convert": {"models", "paths"},

@@ -12,9 +12,9 @@ from flax import nnx
 
 from litv2_jax.convert import identify
 from litv2_jax.convert.errors import printable
-from litv2_jax.convert.rules import AXES_FROM_TORCH, TORCH_NAMES
+from litv2_jax.convert.rules import AXES_FROM_TORCH, torch_names
 from litv2_jax.convert.torch_file import read_torch_checkpoint
-from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.families import CLASSIFIER
 
 _COUNT = "num_batches_tracked"
 _MAX_LINES = 1000  # Of a message about arrays; the largest model has fewer.
@@ -168,8 +168,8 @@ def _match_backbone(
         arrays that are left; all and none but in that one case.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
-    ours = identify.kind_of({e.torch_name: e.torch_shape for e in entries})
-    if identify.kind_of(shapes) is not Classifier or ours in (None, Classifier):
+    ours = identify.find_family({e.torch_name: e.torch_shape for e in entries})
+    if identify.find_family(shapes) is not CLASSIFIER or ours in (None, CLASSIFIER):
         return entries, arrays, []
     unused = sorted(n for n in arrays if n.split(".")[0] in ("norm", "head"))
     arrays = {f"backbone.{n}": x for n, x in arrays.items() if n not in unused}
@@ -237,13 +237,14 @@ def torch_entries(
     Raises:
         ValueError: If PyTorch names are not known for a part of the module.
     """
-    if type(module) not in TORCH_NAMES:
-        known = ", ".join(sorted(kind.__name__ for kind in TORCH_NAMES))
+    table = torch_names()
+    if type(module) not in table:
+        known = ", ".join(sorted(kind.__name__ for kind in table))
         raise ValueError(
             f"No PyTorch names are known for a {type(module).__name__}; there are "
             f"names for {known}."
         )
-    names = TORCH_NAMES[type(module)]
+    names = table[type(module)]
     for attribute, child in vars(module).items():
         if not isinstance(child, nnx.Variable | nnx.Module | nnx.List):
             continue

@@ -6,17 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from litv2_jax.convert.entries import BACKBONE, CLASSIFIER_HEAD, FIRST_LAYER
+from litv2_jax.convert.entries import BACKBONE, FIRST_LAYER
 from litv2_jax.convert.errors import describe_value
-from litv2_jax.models import MODELS
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
-from litv2_jax.models.classifier import Classifier
-from litv2_jax.models.semantic_fpn import SemanticFpn
+from litv2_jax.models.families import CLASSIFIER
+from litv2_jax.models.family import Family, list_families
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-# PyTorch name of the layer that classifies.
-HEADS = {Classifier: CLASSIFIER_HEAD, SemanticFpn: "decode_head.conv_seg"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +47,15 @@ def architecture_of(config: BackboneConfig) -> Architecture:
     return Architecture(config.embed_dim, config.depths, tuple(low_dims))
 
 
-def kind_of(shapes: Shapes) -> type | None:
-    """Returns the class of the model with these arrays; None if it is none of ours."""
-    if any(name.startswith(BACKBONE) for name in shapes):
-        return SemanticFpn if f"{HEADS[SemanticFpn]}.weight" in shapes else None
-    return Classifier if FIRST_LAYER in shapes else None
+def find_family(shapes: Shapes) -> Family | None:
+    """Returns the family of the model with these arrays; None if it is none of ours."""
+    if not any(name.startswith(BACKBONE) for name in shapes):
+        # Perhaps without its head.
+        return CLASSIFIER if FIRST_LAYER in shapes else None
+    for family in list_families():
+        if family.torch_backbone and f"{family.torch_head}.weight" in shapes:
+            return family
+    return None
 
 
 def is_backbone(name: str) -> bool:
@@ -117,8 +117,8 @@ def _low_dim(shapes: Shapes, attention: str) -> int:
 
 def num_classes_of(shapes: Shapes) -> int:
     """Returns the size of a model's logits, 0 where there is no head."""
-    heads = (f"{head}.weight" for head in HEADS.values())
-    return next((_side(shapes, head) for head in heads if head in shapes), 0)
+    family = find_family(shapes)
+    return read_own_sizes(shapes, family)["num_classes"] if family else 0
 
 
 def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
@@ -127,18 +127,16 @@ def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
     return shape[axis] if axis < len(shape) else 0
 
 
-def recognise_variant(shapes: Shapes) -> str | None:
+def recognize_variant(shapes: Shapes) -> str | None:
     """Returns the first name of a model with these shapes, if there is one.
 
     `litv2_b_384` has those of `litv2_b`: its layers are the same.
     """
-    found, kind = read_architecture(shapes), kind_of(shapes)
-    names = (
-        name
-        for name, (model, config, _) in MODELS.items()
-        if model is kind and architecture_of(config) == found
-    )
-    return next(names, None)
+    found, family = read_architecture(shapes), find_family(shapes)
+    for name, config in family.configs.items() if family else ():
+        if architecture_of(config.backbone) == found:
+            return name
+    return None
 
 
 def explain_difference(file: Shapes, model: Shapes) -> str:
@@ -149,7 +147,7 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
         model: The same of the model.
     """
     is_dense = any(name.startswith(BACKBONE) for name in file)
-    if is_dense and kind_of(file) is not kind_of(model):
+    if is_dense and find_family(file) is not find_family(model):
         return (
             "The file is that of a segmentation or detection model (its names begin "
             "with backbone.), the model is not, or another one."
@@ -179,15 +177,19 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
     return "The architecture is the same: the file is damaged, incomplete or altered."
 
 
-def read_dense_sizes(shapes: Shapes) -> dict[str, int]:
-    """Returns the arguments of `create_model` that only Semantic FPN has.
+def read_own_sizes(shapes: Shapes, family: Family) -> dict[str, int]:
+    """Returns the sizes that a family has beside those of the backbone.
 
     Args:
-        shapes: Of a SemanticFpn.
+        shapes: Of a model of this family.
+        family: From `find_family`.
+
+    Returns:
+        Arguments of `create_model`; 0 for what the arrays do not show.
     """
     return {
-        "fpn_dim": _side(shapes, "neck.lateral_convs.0.conv.weight"),
-        "head_dim": _side(shapes, "decode_head.conv_seg.weight", axis=1),
+        size: _side(shapes, name, axis)
+        for size, (name, axis) in family.torch_sizes.items()
     }
 
 

@@ -1,11 +1,11 @@
-"""What PyTorch calls the things that our modules keep in their attributes.
+"""PyTorch names of our modules' attributes.
 
 One table per module class, so that any module converts, alone or inside a model. The
-names are those of the published code (`classification/models/litv2.py`), and of mmcv
-and mmsegmentation; `{}` is the index in a list.
+names are those of the published code (`classification/models/litv2.py`), `{}` is the
+index in a list. A family brings the table of its own modules, see `models.family`.
 """
 
-from flax import nnx
+from collections.abc import Mapping
 
 from litv2_jax.models.backbone import Backbone, Stage
 from litv2_jax.models.batch_norm import BatchNorm
@@ -16,42 +16,17 @@ from litv2_jax.models.blocks import (
     DropPath,
     PatchEmbedding,
 )
-from litv2_jax.models.classifier import Classifier
-from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.family import list_families
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Conv, Linear
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.patch_conv import PatchConv
-from litv2_jax.models.semantic_fpn import (
-    Branch,
-    ConvNormRelu,
-    SemanticFpn,
-    SemanticFpnHead,
-    Upsample,
-)
 
 _KERNEL_AND_BIAS = {"kernel": "weight", "bias": "bias"}
 _SCALE_AND_BIAS = {"scale": "weight", "bias": "bias"}
 
-TORCH_NAMES: dict[type, dict[str, str]] = {
-    Classifier: {"backbone": "", "norm": "norm", "head": "head"},
-    SemanticFpn: {
-        "backbone": "backbone",
-        "norms": "backbone.norm{}",
-        "fpn": "neck",
-        "head": "decode_head",
-    },
-    Fpn: {"laterals": "lateral_convs.{}.conv", "outputs": "fpn_convs.{}.conv"},
-    SemanticFpnHead: {
-        "branches": "scale_heads.{}",
-        "dropout": "dropout",
-        "classify": "conv_seg",
-    },
-    Branch: {"layers": "{}"},
-    ConvNormRelu: {"conv": "conv", "norm": "bn"},
-    Upsample: {},
-    nnx.Dropout: {},
+_NAMES: dict[type, dict[str, str]] = {
     Backbone: {
         "patch_embedding": "patch_embed",
         "stages": "layers.{}",
@@ -97,3 +72,11 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
 # Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a
 # convolution (out, in, height, width).
 AXES_FROM_TORCH = {0: (), 1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+
+
+def torch_names() -> dict[type, Mapping[str, str]]:
+    """Returns the PyTorch names of attributes, by class of module."""
+    names: dict[type, Mapping[str, str]] = dict(_NAMES)
+    for family in list_families():
+        names.update(family.torch_names)
+    return names

@@ -1,6 +1,7 @@
 """The LITv2 backbone (arXiv:2205.13213, section 3) and its published sizes."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,14 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.blocks import Block, PatchEmbedding
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.settings import Range
 
 NUM_STAGES = 4
+
+# Of channels or heads, in a recipe.
+Width = Annotated[int, Range(1, 4096)]
+# Probability of dropping something.
+Rate = Annotated[float, Range(0, below=1)]
 
 # What training may compute a second time, to save memory.
 REMAT = ("none", "blocks")
@@ -32,13 +39,13 @@ class BackboneConfig:
         mlp_ratio: Hidden channels of the feed-forward layers over their input's.
     """
 
-    embed_dim: int = 96
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-    num_heads: tuple[int, ...] = (3, 6, 12, 24)
-    window_sizes: tuple[int, ...] = (0, 0, 2, 1)
-    alpha: float = 0.9
-    drop_path_rate: float = 0.2
-    mlp_ratio: int = 4
+    embed_dim: Width = 96
+    depths: tuple[Annotated[int, Range(1, 200)], ...] = (2, 2, 6, 2)
+    num_heads: tuple[Width, ...] = (3, 6, 12, 24)
+    window_sizes: tuple[Annotated[int, Range(0, 64)], ...] = (0, 0, 2, 1)
+    alpha: Annotated[float, Range(0, 1)] = 0.9
+    drop_path_rate: Rate = 0.2
+    mlp_ratio: Annotated[int, Range(1, 64)] = 4
 
     def __post_init__(self):
         for name in ("depths", "num_heads", "window_sizes"):

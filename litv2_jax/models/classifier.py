@@ -1,5 +1,6 @@
 """LITv2 for image classification (arXiv:2205.13213, table 1)."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -14,6 +15,23 @@ from litv2_jax.models.linear import Linear
 from litv2_jax.models.outputs import reorder_outputs
 
 
+@dataclasses.dataclass(frozen=True)
+class ClassifierConfig:
+    """Sizes of a classifier.
+
+    Attributes:
+        backbone: Sizes of the backbone.
+        num_classes: Size K of the logits.
+    """
+
+    backbone: BackboneConfig
+    num_classes: int = 1000
+
+    def __post_init__(self):
+        if self.num_classes < 1:
+            raise ValueError(f"num_classes={self.num_classes} must be 1 or more.")
+
+
 class Classifier(nnx.Module):
     """Backbone, norm, mean over the map, linear head.
 
@@ -23,30 +41,26 @@ class Classifier(nnx.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: ClassifierConfig,
         *,
-        num_classes: int = 1000,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if num_classes < 1:
-            raise ValueError(f"num_classes={num_classes} must be 1 or more.")
-        self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
+        dim = config.backbone.dims[-1]
+        self.backbone = Backbone(config.backbone, dtype=dtype, rngs=rngs)
         # From here on in float32 at least: these layers cost next to nothing.
         exact = jnp.promote_types(dtype, jnp.float32)
-        self.norm: LayerNorm | PlainLayerNorm = LayerNorm(
-            config.dims[-1], dtype=exact, rngs=rngs
-        )
+        self.norm: LayerNorm | PlainLayerNorm = LayerNorm(dim, dtype=exact, rngs=rngs)
         self.head = Linear(
-            config.dims[-1],
-            num_classes,
+            dim,
+            config.num_classes,
             dtype=exact,
             kernel_init=initializers.linear_kernel,
             rngs=rngs,
         )
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns logits [B, num_classes], float32.
+        """Returns logits [B, K], float32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.

@@ -10,6 +10,7 @@ from flax import nnx
 
 from litv2_jax.models.backbone import NUM_STAGES, BackboneConfig
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.family import family_of
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.semantic_fpn import (
     ConvNormRelu,
@@ -34,9 +35,7 @@ class Flops(NamedTuple):
     corrected: int
 
 
-def count_flops(
-    model: Classifier | SemanticFpn, image_size: int | tuple[int, int]
-) -> Flops:
+def count_flops(model: nnx.Module, image_size: int | tuple[int, int]) -> Flops:
     """Counts the FLOPs of one image.
 
     Published numbers are those of `flops` in the original's models/litv2.py for a
@@ -45,27 +44,45 @@ def count_flops(
     Args:
         model: From `create_model`; only its sizes matter.
         image_size: Pixels, or (height, width).
+
+    Raises:
+        ValueError: If the model is only a part of one.
     """
+    family = family_of(model)
+    if family is None:
+        raise ValueError(
+            f"A {type(model).__name__} is not a model from create_model, whose FLOPs "
+            "could be counted."
+        )
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    config = model.backbone.config
-    sizes = _map_sizes(image_size)
+    return family.count_flops(model, image_size)
+
+
+def count_classifier(model: Classifier, image_size: tuple[int, int]) -> Flops:
+    """Counts the FLOPs of a classifier; see `count_flops`."""
+    config, sizes = model.backbone.config, _map_sizes(image_size)
     flops = _backbone(config, sizes)
     tokens = [height * width for height, width in sizes]
-    if isinstance(model, SemanticFpn):
-        corrected = flops.corrected + _fpn(model.fpn, tokens)
-        corrected += sum(n * dim for n, dim in zip(tokens, config.dims, strict=True))
-        classify = model.head.classify
-        corrected += tokens[0] * classify.in_features * classify.out_features
-        for conv, positions in _convs(model.head, tokens):
-            corrected += positions * conv.out_features * (9 * conv.in_features + 1)
-        return Flops(corrected + _mmcv_difference(model, sizes), corrected)
     head = config.dims[-1] * model.head.out_features
     first = tokens[0] // 2**NUM_STAGES
     return Flops(
         flops.published + config.dims[-1] * first + head,
         flops.corrected + config.dims[-1] * tokens[-1] + head,
     )
+
+
+def count_semantic_fpn(model: SemanticFpn, image_size: tuple[int, int]) -> Flops:
+    """Counts the FLOPs of a Semantic FPN; see `count_flops`."""
+    config, sizes = model.backbone.config, _map_sizes(image_size)
+    tokens = [height * width for height, width in sizes]
+    corrected = _backbone(config, sizes).corrected + _fpn(model.fpn, tokens)
+    corrected += sum(n * dim for n, dim in zip(tokens, config.dims, strict=True))
+    classify = model.head.classify
+    corrected += tokens[0] * classify.in_features * classify.out_features
+    for conv, positions in _convs(model.head, tokens):
+        corrected += positions * conv.out_features * (9 * conv.in_features + 1)
+    return Flops(corrected + _mmcv_difference(model, sizes), corrected)
 
 
 def _map_sizes(image_size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -9,11 +9,11 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.batch_norm import FoldedNorm
 from litv2_jax.models.blocks import Block
-from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.family import family_of
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import PlainLayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
-from litv2_jax.models.semantic_fpn import ConvNormRelu, SemanticFpn
+from litv2_jax.models.semantic_fpn import ConvNormRelu
 
 
 def fuse_for_inference(model: nnx.Module) -> Any:
@@ -31,16 +31,17 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         model: From `create_model`; stays as it is.
 
     Raises:
-        ValueError: If the model has been fused before, or is but a part of one.
+        ValueError: If the model has been fused before, or is only a part of one.
     """
+    family = family_of(model)
     model = nnx.clone(model)
     modules = [module for _, module in nnx.iter_modules(model)]
     kinds = {type(module) for module in modules}
     if FoldedNorm in kinds:
         raise ValueError("This model is fused already: use it as it is.")
-    if DeformableTokenMerging not in kinds:
+    if family is None:
         raise ValueError(
-            f"A {type(model).__name__} is no model with its backbone: fuse all of what "
+            f"A {type(model).__name__} is only a part of a model: fuse what "
             "create_model returns."
         )
     for module in modules:
@@ -52,12 +53,11 @@ def fuse_for_inference(model: nnx.Module) -> Any:
             module.norm2 = _fold_layer_norm(module.norm2, module.mlp.expand)
         elif isinstance(module, HiLo):
             _fold_scale(module)
-        elif isinstance(module, Classifier):
-            # The mean over the map, which lies between, does not mind.
-            module.norm = _fold_layer_norm(module.norm, module.head)
-        elif isinstance(module, SemanticFpn):
-            for i, lateral in enumerate(module.fpn.laterals):
-                module.norms[i] = _fold_layer_norm(module.norms[i], lateral)
+    for owner, key, layer in family.norms_to_fold(model):
+        if isinstance(key, int):
+            owner[key] = _fold_layer_norm(owner[key], layer)
+        else:
+            setattr(owner, key, _fold_layer_norm(getattr(owner, key), layer))
     for module in modules:
         if isinstance(module, nnx.Linear | nnx.Conv) and module.dtype is not None:
             _replace(module, "kernel", _read(module.kernel), module.dtype)

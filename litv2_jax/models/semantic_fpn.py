@@ -1,5 +1,6 @@
 """Semantic FPN (arXiv:1901.02446) with LITv2, as published for ADE20K."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import Backbone, BackboneConfig
+from litv2_jax.models.backbone import Backbone, BackboneConfig, Rate, Width
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
@@ -20,6 +21,31 @@ from litv2_jax.ops.resize import (
     resample_bilinear,
     resize_bilinear,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticFpnConfig:
+    """Sizes of a Semantic FPN.
+
+    Attributes:
+        backbone: Sizes of the backbone.
+        num_classes: Size K of the logits.
+        fpn_dim: Channels of the feature pyramid.
+        head_dim: Channels of the head.
+        dropout_rate: Fraction of the head's channels that training drops.
+    """
+
+    backbone: BackboneConfig
+    num_classes: int = 150
+    fpn_dim: Width = 256
+    head_dim: Width = 128
+    dropout_rate: Rate = 0.1
+
+    def __post_init__(self):
+        for name in ("num_classes", "fpn_dim", "head_dim"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name}={value} must be 1 or more.")
 
 
 class ConvNormRelu(nnx.Module):
@@ -136,47 +162,23 @@ class SemanticFpn(nnx.Module):
 
     def __init__(
         self,
-        config: BackboneConfig,
+        config: SemanticFpnConfig,
         *,
-        num_classes: int = 150,
-        fpn_dim: int = 256,
-        head_dim: int = 128,
-        dropout_rate: float = 0.1,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Creates the model.
-
-        Args:
-            config: Sizes of the backbone.
-            num_classes: Size K of the logits.
-            fpn_dim: Channels of the feature pyramid.
-            head_dim: Channels of the head.
-            dropout_rate: Share of the head's channels that training drops.
-            dtype: Type of the computation.
-            rngs: Stream `params` initialises the weights.
-
-        Raises:
-            ValueError: If a size is impossible.
-        """
-        for name, value in (
-            ("num_classes", num_classes),
-            ("fpn_dim", fpn_dim),
-            ("head_dim", head_dim),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be 1 or more.")
-        self.backbone = Backbone(config, dtype=dtype, rngs=rngs)
+        dims = config.backbone.dims
+        self.backbone = Backbone(config.backbone, dtype=dtype, rngs=rngs)
         norms: list[LayerNorm | PlainLayerNorm] = [
-            LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in config.dims
+            LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in dims
         ]
         self.norms = nnx.List(norms)
-        self.fpn = Fpn(config.dims, fpn_dim, dtype=dtype, rngs=rngs)
+        self.fpn = Fpn(dims, config.fpn_dim, dtype=dtype, rngs=rngs)
         self.head = SemanticFpnHead(
-            fpn_dim,
-            head_dim,
-            num_classes,
-            dropout_rate=dropout_rate,
+            config.fpn_dim,
+            config.head_dim,
+            config.num_classes,
+            dropout_rate=config.dropout_rate,
             dtype=dtype,
             rngs=rngs,
         )

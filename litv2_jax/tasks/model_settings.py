@@ -1,28 +1,16 @@
 """What a recipe says of the model, whatever the task."""
 
 import dataclasses
+import typing
 from typing import Annotated, Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from litv2_jax import models
-from litv2_jax.settings import ConfigError, OneOf, Range, Text, check_names, convert
-
-_Size = Annotated[int, Range(1, 4096)]
-_Rate = Annotated[float, Range(0, below=1)]
-
-# What `sizes` may have.
-_SIZES = {
-    "embed_dim": _Size,
-    "depths": tuple[Annotated[int, Range(1, 200)], ...],
-    "num_heads": tuple[_Size, ...],
-    "window_sizes": tuple[Annotated[int, Range(0, 64)], ...],
-    "alpha": Annotated[float, Range(0, 1)],
-    "fpn_dim": _Size,
-    "head_dim": _Size,
-    "dropout_rate": _Rate,
-}
+from litv2_jax.models.backbone import BackboneConfig, Rate
+from litv2_jax.models.family import find_family
+from litv2_jax.settings import ConfigError, OneOf, Text, check_names, convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +25,7 @@ class ModelSettings:
     """
 
     name: Text
-    drop_path_rate: _Rate
+    drop_path_rate: Rate
     dtype: Annotated[str, OneOf("float32", "bfloat16")]
     sizes: dict[str, Any]
 
@@ -60,10 +48,24 @@ class ModelSettings:
                 f"config.model.name is {self.name!r}, which is no model for this task; "
                 f"there are {', '.join(names)}."
             )
-        check_names(self.sizes, _SIZES, "config.model.sizes")
+        kinds = _list_sizes(self.name)
+        check_names(self.sizes, kinds, "config.model.sizes")
         for name, value in self.sizes.items():
-            convert(value, _SIZES[name], f"config.model.sizes.{name}")
+            convert(value, kinds[name], f"config.model.sizes.{name}")
         try:
             nnx.eval_shape(lambda: self.build(nnx.Rngs(0), num_classes=1))
         except (ValueError, TypeError, ArithmeticError) as error:
             raise ConfigError(f"config.model cannot be built: {error}") from None
+
+
+# Fields of the configurations that `sizes` may not have.
+_NOT_SIZES = ("backbone", "num_classes", "drop_path_rate")
+
+
+def _list_sizes(name: str) -> dict[str, Any]:
+    """Returns the sizes of a model that a recipe may set, and what each may be."""
+    own = type(find_family(name).configs[name])
+    kinds: dict[str, Any] = {}
+    for config in (BackboneConfig, own):
+        kinds |= typing.get_type_hints(config, include_extras=True)
+    return {size: kind for size, kind in kinds.items() if size not in _NOT_SIZES}

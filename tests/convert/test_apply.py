@@ -7,7 +7,7 @@ from flax import nnx
 import litv2_jax
 from litv2_jax import load_torch_weights, models, to_torch_state_dict
 from litv2_jax.convert.apply import torch_entries
-from litv2_jax.convert.identify import recognise_variant
+from litv2_jax.convert.identify import recognize_variant
 from litv2_jax.models.backbone import VARIANTS
 from tests.reference import GOLDEN, Reference, make_images, make_weights
 
@@ -61,7 +61,7 @@ def test_names_and_shapes_are_those_of_the_original(name):
     buffers = [leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.BatchStat))]
     assert sum(buffers) == expected[case]["n_buffer_elements"]
     same = [n for n in VARIANTS if VARIANTS[n] == VARIANTS[name]]
-    assert recognise_variant(shapes) == same[0]
+    assert recognize_variant(shapes) == same[0]
 
 
 def test_the_way_back_loses_nothing():

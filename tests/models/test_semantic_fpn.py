@@ -271,5 +271,5 @@ def test_impossible_sizes_are_refused(options, message):
 
 
 def test_a_classifier_has_no_pyramid():
-    with pytest.raises(ValueError, match="litv2_s is a classifier and has no fpn_dim"):
+    with pytest.raises(ValueError, match="litv2_s has no fpn_dim; it has num_classes"):
         create_model("litv2_s", rngs=nnx.Rngs(0), fpn_dim=64)
