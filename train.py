@@ -27,8 +27,8 @@ from litv2_jax.training.failures import failing_together, watch_failures
 from litv2_jax.training.launch import check_processes
 from litv2_jax.training.limits import explain_limit
 from litv2_jax.training.log import announce
-from litv2_jax.training.plan import RunSettings
 from litv2_jax.training.profile import StepRange
+from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Task
 from litv2_jax.training.workdir import RunConfig, check_place
 
@@ -43,6 +43,11 @@ _WORKDIR = flags.DEFINE_string(
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry-run", False, "Say what the run would take; train and write nothing."
+)
+_NO_DATA = flags.DEFINE_bool(
+    "no-data",
+    False,
+    "With --dry-run: do without the data set, which need not be there.",
 )
 _EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
 _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
@@ -103,6 +108,12 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
     _keep_compiled_programs()
     run, rest = RunSettings.split(config)
     run.check(jax.device_count())
+    if _NO_DATA.value and not _DRY_RUN.value:
+        raise ConfigError("--no-data is for --dry-run: add that, or the data set.")
+    if _NO_DATA.value:
+        task = _create_task(run, rest, with_data=False)
+        announce(describe_run(task, run, with_data=False))
+        return {}
     if _DRY_RUN.value:
         with scratch.without_writing(rest) as (rest, note):
             task = _create_task(run, rest)
@@ -138,8 +149,16 @@ def _keep_compiled_programs() -> None:
         announce(str(error))
 
 
-def _create_task(run: RunSettings, rest: Mapping[str, Any]) -> Task:
-    return tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
+def _create_task(
+    run: RunSettings, rest: Mapping[str, Any], *, with_data: bool = True
+) -> Task:
+    return tasks.create_task(
+        run.task,
+        rest,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        with_data=with_data,
+    )
 
 
 def _parse_flags(arguments: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from benchmarks import deviceless, hlo
-from benchmarks.programs import NUM_CLASSES, Case, plan_training
+from benchmarks.programs import NUM_CLASSES, Case, create_run
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 from litv2_jax.training.step import create_graphdef
@@ -48,8 +48,8 @@ def compile_model(
         **sizes: Of the model, where they are not the published ones.
     """
     case = Case(name, work, batch_size, image_size, "bfloat16", sizes)
-    task, plan, settings = plan_training(case)
-    state = jax.eval_shape(lambda: plan.create_state(task, settings))
+    run = create_run(case)
+    state = jax.eval_shape(lambda: run.create_state())
     images = _array(batch_size, image_size, image_size, 3, dtype=jnp.float32)
     if work == "train":
         batch = {
@@ -57,8 +57,8 @@ def compile_model(
             "target": _array(batch_size, NUM_CLASSES, dtype=jnp.float32),
         }
         key = jax.eval_shape(lambda: jax.random.key(0))
-        return compile_program(plan.create_step(task, settings), state, batch, key)
-    graphdef = create_graphdef(task)
+        return compile_program(run.create_step(None), state, batch, key)
+    graphdef = create_graphdef(run.task)
 
     def forward(params: Any, stats: Any, images: jax.Array) -> jax.Array:
         model: Any = nnx.merge(graphdef, params, stats)

@@ -1,7 +1,6 @@
 """The programs that are measured: the forward pass and the update of a recipe."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,7 +17,8 @@ from litv2_jax import (
 )
 from litv2_jax.ops.resize import resize_bilinear
 from litv2_jax.tasks.classification import Classification
-from litv2_jax.training.plan import Plan, RunSettings
+from litv2_jax.training.run import Run
+from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Batch
 
 NUM_CLASSES, NUM_IMAGES = 1000, 1_281_167  # ImageNet's.
@@ -69,25 +69,8 @@ class Case:
         }
 
 
-class WithoutData(Classification):
-    """The task of a recipe without its images and what is done to them."""
-
-    def __init__(self, model: Mapping[str, Any], batch_size: int):
-        # The constructor of the class would open the data set.
-        self._model: dict[str, Any] = dict(model)
-        self.num_train_examples = NUM_IMAGES
-        self.steps_per_epoch = max(1, NUM_IMAGES // batch_size)
-
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the model."""
-        return create_model(
-            self._model["name"],
-            rngs=rngs,
-            num_classes=NUM_CLASSES,
-            drop_path_rate=self._model["drop_path_rate"],
-            dtype=jnp.dtype(self._model["dtype"]),
-            **self._model["sizes"],
-        )
+class Prepared(Classification):
+    """The task of a recipe, from images that have been augmented on."""
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
         """Returns the batch as it is."""
@@ -95,15 +78,15 @@ class WithoutData(Classification):
         return batch
 
 
-def plan_training(case: Case) -> tuple[WithoutData, Plan, RunSettings]:
+def create_run(case: Case) -> Run:
     """Returns what the training loop makes of the recipe of a case."""
     config: Any = imagenet.get_config(case.recipe)
     config.batch_size = case.batch_size
     config.model.dtype = case.dtype
     config.model.sizes = case.sizes
     settings, rest = RunSettings.split(config.to_dict())
-    task = WithoutData(rest["model"], case.batch_size)
-    return task, Plan(task, settings), settings
+    task = Prepared.parse(rest, batch_size=case.batch_size, seed=0, with_data=False)
+    return Run(task, settings)
 
 
 def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
@@ -131,11 +114,10 @@ def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
 
 def create_update(case: Case) -> tuple[Any, tuple[Any, ...]]:
     """Returns the jitted update `step(state, batch, key)`, and its arguments."""
-    task, plan, settings = plan_training(case)
+    run = create_run(case)
     target = np.full((case.batch_size, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
     batch = {"image": _draw_images(case), "target": jnp.asarray(target)}
-    arguments = (plan.create_state(task, settings), batch, jax.random.key(0))
-    return plan.create_step(task, settings), arguments
+    return run.create_step(None), (run.create_state(), batch, jax.random.key(0))
 
 
 def _draw_images(case: Case) -> jax.Array:

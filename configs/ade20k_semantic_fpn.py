@@ -33,6 +33,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.batch_size = 16  # Over all devices.
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 2  # As on each GPU there; the head's is all 16.
+    config.freeze_batch_norm = False  # True keeps running statistics.
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.eval_every_epochs = 8_000 / UPDATES_PER_EPOCH
     config.checkpoint_every_steps = 1000  # And at evaluations.
@@ -69,8 +70,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.optimizer.base_batch_size = 16
     config.optimizer.warmup_epochs = 0.0
     config.optimizer.weight_decay = 1e-4
-    config.optimizer.offset_scale = 1.0
     config.optimizer.clip_norm = 0.0  # Off.
     config.optimizer.schedule = "polynomial"
-    config.optimizer.decay = "all"
+    config.optimizer.groups = ()  # Path, factors on learning rate and weight decay.
     return config

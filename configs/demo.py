@@ -26,6 +26,7 @@ def _digits() -> ConfigDict:
     config.seed = 0
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 0  # The whole batch.
+    config.freeze_batch_norm = False  # True keeps running statistics.
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
@@ -73,10 +74,12 @@ def _digits() -> ConfigDict:
     config.optimizer.base_batch_size = 64
     config.optimizer.warmup_epochs = 2.0
     config.optimizer.weight_decay = 0.05
-    config.optimizer.offset_scale = 0.01
     config.optimizer.clip_norm = 5.0
     config.optimizer.schedule = "cosine"  # Or polynomial.
-    config.optimizer.decay = "matrices"  # Or all.
+    config.optimizer.groups = (  # Path, factors on learning rate and weight decay.
+        ("offset/kernel$", 0.01, 1.0),
+        ("(bias|scale)$", 1.0, 0.0),
+    )
     return config
 
 
@@ -89,6 +92,7 @@ def _shapes() -> ConfigDict:
     config.seed = 0
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 0  # The whole batch.
+    config.freeze_batch_norm = False  # True keeps running statistics.
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
@@ -129,8 +133,9 @@ def _shapes() -> ConfigDict:
     config.optimizer.base_batch_size = 32
     config.optimizer.warmup_epochs = 2.0
     config.optimizer.weight_decay = 0.05
-    config.optimizer.offset_scale = 1.0
     config.optimizer.clip_norm = 5.0
     config.optimizer.schedule = "cosine"  # Or polynomial.
-    config.optimizer.decay = "matrices"  # Or all.
+    config.optimizer.groups = (  # Path, factors on learning rate and weight decay.
+        ("(bias|scale)$", 1.0, 0.0),
+    )
     return config

@@ -30,6 +30,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.batch_size = 1024  # Over all devices.
     config.accumulation_steps = 1  # Parts of a batch, one after the other.
     config.batch_norm_group_size = 0  # The whole batch.
+    config.freeze_batch_norm = False  # True keeps running statistics.
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 500  # And at evaluations.
@@ -75,8 +76,10 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.optimizer.base_batch_size = 512
     config.optimizer.warmup_epochs = 20.0
     config.optimizer.weight_decay = 0.05
-    config.optimizer.offset_scale = 0.01
     config.optimizer.clip_norm = 5.0
     config.optimizer.schedule = "cosine"  # Or polynomial.
-    config.optimizer.decay = "matrices"  # Or all.
+    config.optimizer.groups = (  # Path, factors on learning rate and weight decay.
+        ("offset/kernel$", 0.01, 1.0),
+        ("(bias|scale)$", 1.0, 0.0),
+    )
     return config

@@ -136,6 +136,8 @@ NumWorkers = Annotated[int, Range(-1, 256)]
 # Both sides, or height and width.
 Sides = Side | tuple[Side, Side]
 Text = Annotated[str, _NotEmpty()]
+# Activations that training can rematerialise (`jax.checkpoint`) to save memory.
+REMAT = ("none", "blocks")
 PathText = Annotated[str, _PathOrEmpty()]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from litv2_jax import settings
 from litv2_jax.tasks import classification_settings, segmentation_settings
-from litv2_jax.training.plan import RunSettings
+from litv2_jax.training.run_settings import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ARGUMENTS = {

@@ -9,8 +9,9 @@ import jax
 import pytest
 from flax import nnx
 
+from configs import imagenet
 from litv2_jax import models
-from litv2_jax.training.optimizer import decays
+from litv2_jax.training.groups import ParameterGroups
 
 FOLDER = Path(__file__).parent / "parameters"
 VARIANTS = ["litv2_s", "litv2_m", "litv2_b", "semantic_fpn_litv2_s"]
@@ -20,7 +21,11 @@ def describe(name: str) -> str:
     model = nnx.eval_shape(lambda: models.create_model(name, rngs=nnx.Rngs(0)))
     state = nnx.to_pure_dict(nnx.state(model))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    is_decayed = dict(jax.tree_util.tree_flatten_with_path(decays(params))[0])
+    groups = ParameterGroups(imagenet.get_config().optimizer.groups, params)
+    is_decayed = {
+        path: bool(groups.find(path).decay)
+        for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
     lines = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         decay = {True: "decay", False: "no decay", None: "statistic"}

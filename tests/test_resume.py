@@ -13,7 +13,7 @@ from litv2_jax.training.checkpoint import load_weights
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
-from litv2_jax.training.plan import RunSettings
+from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.step import split_state
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 

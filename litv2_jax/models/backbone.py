@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.blocks import Block, PatchEmbedding
 from litv2_jax.models.merging import DeformableTokenMerging
-from litv2_jax.settings import Range
+from litv2_jax.settings import REMAT, Range
 
 NUM_STAGES = 4
 
@@ -19,9 +19,6 @@ NUM_STAGES = 4
 Width = Annotated[int, Range(1, 4096)]
 # Probability of dropping something.
 Rate = Annotated[float, Range(0, below=1)]
-
-# What training may compute a second time, to save memory.
-REMAT = ("none", "blocks")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Stage(nnx.Module):
         """Lets `nnx.view` choose.
 
         Args:
-            remat: What training computes a second time rather than keeps: `none`, or
+            remat: Activations to rematerialise in training: `none`, or those inside
                 `blocks`, of which only the inputs are kept.
         """
         if remat not in (None, *REMAT):

@@ -12,7 +12,12 @@ TASKS = {"classification": Classification, "segmentation": Segmentation}
 
 
 def create_task(
-    name: str, values: Mapping[str, Any], *, batch_size: int, seed: int
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    batch_size: int,
+    seed: int,
+    with_data: bool = True,
 ) -> Task:
     """Returns the task of a recipe, its settings checked and its data opened.
 
@@ -21,6 +26,8 @@ def create_task(
         values: The sections of the recipe that are the task's.
         batch_size: Examples per batch, over all processes.
         seed: Of the order of the data and its augmentation on the host.
+        with_data: Whether to open the data set; without, the task builds models and
+            compiles steps as if for the published data set that the recipe names.
 
     Raises:
         ConfigError: If a setting is unknown or impossible, or there is no such data.
@@ -29,4 +36,6 @@ def create_task(
         raise ConfigError(
             f"config.task is {name!r}; there are {', '.join(sorted(TASKS))}."
         )
-    return TASKS[name](values, batch_size=batch_size, seed=seed)
+    return TASKS[name].parse(
+        values, batch_size=batch_size, seed=seed, with_data=with_data
+    )

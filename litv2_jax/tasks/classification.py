@@ -36,86 +36,76 @@ from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data import pipeline
 from litv2_jax.data.geometry import both_sides
 from litv2_jax.data.imagenet import EvalTransform, TrainTransform
-from litv2_jax.data.sources import check_same_classes, open_source
-from litv2_jax.data.unreadable import UnreadableRecords
+from litv2_jax.data.sources import open_source
 from litv2_jax.metrics.accuracy import Accuracy
-from litv2_jax.models.flops import count_flops
 from litv2_jax.ops.ranking import rank_labels
 from litv2_jax.pictures import draw_grid
 from litv2_jax.settings import parse
 from litv2_jax.tasks.classification_settings import (
+    DataSettings,
     Settings,
     check,
     check_mix_group_size,
 )
+from litv2_jax.tasks.image_task import ImageTask
+from litv2_jax.tasks.task_data import TaskData
 from litv2_jax.training.task import Batch
 
 
-class Classification:
+class Classification(ImageTask):
     """The task; its methods are those of `training.task.Task`."""
 
     best = "top1"
+    num_eval_programs = 1
 
-    def __init__(self, values: Mapping[str, Any], *, batch_size: int, seed: int):
-        """Checks the settings and opens the data set.
+    @classmethod
+    def parse(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        batch_size: int,
+        seed: int,
+        with_data: bool = True,
+    ) -> "Classification":
+        """Returns the task of a recipe, its settings checked and its data opened.
 
         Args:
             values: Sections `model`, `data` and `augment` of a recipe.
             batch_size: Images per batch, over all processes.
             seed: Of the order and the crops of the images.
+            with_data: Whether to open the data set.
 
         Raises:
             ConfigError: If a setting is unknown or impossible, or the data are absent.
         """
-        self._settings = parse(Settings, values)
-        check(self._settings)
-        check_mix_group_size(self._settings.augment, batch_size)
+        settings = parse(Settings, values)
+        check(settings)
+        check_mix_group_size(settings.augment, batch_size)
+        data = _open(settings.data) if with_data else None
+        return cls(settings, data, batch_size=batch_size, seed=seed)
+
+    def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data
-        self._train = open_source(data.name, data.train_split, data.data_dir)
-        self._eval = open_source(
-            data.name, data.eval_split, data.data_dir, self._train.class_names
-        )
-        check_same_classes(self._train, self._eval)
-        self._unreadable = UnreadableRecords(
-            data.max_unreadable, is_shared=jax.process_count() > 1
-        )
-        self._class_names = self._train.class_names
-        self._batch_size = batch_size
-        self._seed = seed
-        self.num_train_examples = len(self._train)
-        self.steps_per_epoch = self.num_train_examples // batch_size
-        self.num_eval_batches = -(-len(self._eval) // batch_size)
-        self.num_eval_programs = 1
-        self.description = {
-            "model": {
-                "name": self._settings.model.name,
-                "num_classes": len(self._class_names),
-                **self._settings.model.sizes,
-            },
-            "input": {
-                "image_size": data.image_size,
-                "crop": data.eval_crop,
-                "exif": data.exif,
-            },
-            "class_names": self._class_names,
+        return {
+            "image_size": data.image_size,
+            "crop": data.eval_crop,
+            "exif": data.exif,
         }
+
+    @property
+    def num_eval_batches(self) -> int:
+        """Batches of `eval_batches`."""
+        return -(-self.num_eval_examples // self._batch_size)
 
     def facts(self) -> dict[str, str]:
         """Returns names and sizes of the model and the data."""
         data = self._settings.data
-        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        height, width = both_sides(data.image_size)
-        flops = count_flops(model, (height, width)).corrected
         return {
-            "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
-            f"image of {height}x{width}",
-            "data": f"{data.name}, {len(self._train):,} images to train on, "
-            f"{len(self._eval):,} to evaluate, {len(self._class_names):,} classes",
+            "model": self.describe_model(data.image_size),
+            "data": f"{data.name}, {self.num_train_examples:,} images to train on, "
+            f"{self.num_eval_examples:,} to evaluate, {len(self.class_names):,} "
+            "classes",
         }
-
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the model."""
-        return self._settings.model.build(rngs, len(self._class_names))
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
         """Returns endless batches of `image` and `label`."""
@@ -128,26 +118,31 @@ class Classification:
             exif=data.exif,
         )
         return pipeline.train_batches(
-            self._train,
+            self.data.train,
             transform,
+            batch_size=self._batch_size,
             seed=self._seed,
             start_step=start_step,
-            **self._share(),
+            **self.data.loader_options(data.num_workers),
         )
 
     def eval_batches(self) -> grain.IterDataset:
         """Returns the evaluation split in batches of `image`, `label` and `valid`."""
         data = self._settings.data
         transform = EvalTransform(data.image_size, data.eval_crop, data.exif)
-        return pipeline.eval_batches(self._eval, transform, **self._share())
+        return pipeline.eval_batches(
+            self.data.evaluation,
+            transform,
+            batch_size=self._batch_size,
+            **self.data.loader_options(data.num_workers),
+        )
 
-    def _share(self) -> dict[str, Any]:
+    def example_batch(self) -> Batch:
+        """Returns a batch for training, of zeros."""
+        height, width = both_sides(self._settings.data.image_size)
         return {
-            "batch_size": self._batch_size,
-            "num_workers": self._settings.data.num_workers,
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-            "unreadable": self._unreadable,
+            "image": np.zeros((self._batch_size, height, width, 3), np.uint8),
+            "label": np.zeros(self._batch_size, np.int32),
         }
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
@@ -167,7 +162,7 @@ class Classification:
         if settings.erasing:
             images = erase(images, erase_key, probability=settings.erasing)
         targets = smooth_labels(
-            batch["label"], len(self._class_names), settings.label_smoothing
+            batch["label"], len(self.class_names), settings.label_smoothing
         )
         images, targets = mix_batch(
             images,
@@ -208,13 +203,9 @@ class Classification:
         """Returns the probabilities of the classes."""
         return {"probability": jax.nn.softmax(model(normalize(batch["image"])))}
 
-    def check_unreadable(self, count: int) -> None:
-        """Raises ConfigError if more records are unreadable than the recipe allows."""
-        self._unreadable.check(count)
-
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""
-        return Accuracy(self._class_names)
+        return Accuracy(self.class_names)
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws images as `augment` left them, with the larger shares of the target."""
@@ -223,7 +214,7 @@ class Classification:
         for target in np.asarray(batch["target"]):
             best = [k for k in np.argsort(-target)[:2] if target[k] > 0.1]
             captions.append(
-                ", ".join(f"{self._class_names[k]} ({target[k]:.0%})" for k in best)
+                ", ".join(f"{self.class_names[k]} ({target[k]:.0%})" for k in best)
             )
         draw_grid(list(images), captions, ["black"] * len(images), path)
 
@@ -235,9 +226,17 @@ class Classification:
         found = probability.argmax(-1)
         captions = []
         for i in range(count):
-            name = self._class_names[found[i]]
+            name = self.class_names[found[i]]
             captions.append(f"{name} ({probability[i, found[i]]:.0%})")
             if found[i] != labels[i]:
-                captions[-1] += f", is {self._class_names[labels[i]]}"
+                captions[-1] += f", is {self.class_names[labels[i]]}"
         colors = np.where(found == labels, "black", "red").tolist()
         draw_grid(list(batch["image"][:count]), captions, colors, path)
+
+
+def _open(data: DataSettings) -> TaskData:
+    train = open_source(data.name, data.train_split, data.data_dir)
+    evaluation = open_source(
+        data.name, data.eval_split, data.data_dir, train.class_names
+    )
+    return TaskData.join(train, evaluation, data.max_unreadable)

@@ -39,66 +39,61 @@ from litv2_jax.data.segmentation import (
     SegmentationTrainTransform,
     check_num_classes,
 )
-from litv2_jax.data.sources import check_same_classes, open_annotated_source
-from litv2_jax.data.unreadable import UnreadableRecords
+from litv2_jax.data.sources import open_annotated_source
 from litv2_jax.metrics.segmentation import SegmentationScores
-from litv2_jax.models.flops import count_flops
 from litv2_jax.ops.losses import pixel_cross_entropy
 from litv2_jax.ops.resize import resize_bilinear
 from litv2_jax.pictures import draw_maps
 from litv2_jax.settings import parse
-from litv2_jax.tasks.segmentation_settings import Settings, check
+from litv2_jax.tasks.image_task import ImageTask
+from litv2_jax.tasks.segmentation_settings import DataSettings, Settings, check
+from litv2_jax.tasks.task_data import TaskData
 from litv2_jax.training.task import Batch
 
 # Rows of the pictures.
 _NUM_DRAWN = 6
 
 
-class Segmentation:
+class Segmentation(ImageTask):
     """The task; its methods are those of `training.task.Task`."""
 
     best = "mIoU"
 
-    def __init__(self, values: Mapping[str, Any], *, batch_size: int, seed: int):
-        """Checks the settings and opens the data set.
+    @classmethod
+    def parse(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        batch_size: int,
+        seed: int,
+        with_data: bool = True,
+    ) -> "Segmentation":
+        """Returns the task of a recipe, its settings checked and its data opened.
 
         Args:
             values: Sections `model` and `data` of a recipe.
             batch_size: Images per batch, over all processes.
             seed: Of the order and the crops of the images.
+            with_data: Whether to open the data set.
 
         Raises:
             ConfigError: If a setting is unknown or impossible, or the data are absent.
         """
-        self._settings = parse(Settings, values)
-        check(self._settings)
+        settings = parse(Settings, values)
+        check(settings)
+        data = _open(settings.data) if with_data else None
+        return cls(settings, data, batch_size=batch_size, seed=seed)
+
+    def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data
-        self._train, self._eval = (
-            open_annotated_source(data.name, split, data.data_dir)
-            for split in (data.train_split, data.eval_split)
+        return {"scale": data.scale, "multiple": data.eval_multiple}
+
+    @functools.cached_property
+    def _eval_transform(self) -> SegmentationEvalTransform:
+        data = self._settings.data
+        return SegmentationEvalTransform(
+            data.scale, data.zero_label, len(self.class_names)
         )
-        check_same_classes(self._train, self._eval)
-        self._unreadable = UnreadableRecords(
-            data.max_unreadable, is_shared=jax.process_count() > 1
-        )
-        self._class_names = self._train.class_names
-        check_num_classes(len(self._class_names), data.zero_label)
-        self._batch_size = batch_size
-        self._seed = seed
-        self._eval_transform = SegmentationEvalTransform(
-            data.scale, data.zero_label, len(self._class_names)
-        )
-        self.num_train_examples = len(self._train)
-        self.steps_per_epoch = self.num_train_examples // batch_size
-        self.description = {
-            "model": {
-                "name": self._settings.model.name,
-                "num_classes": len(self._class_names),
-                **self._settings.model.sizes,
-            },
-            "input": {"scale": data.scale, "multiple": data.eval_multiple},
-            "class_names": self._class_names,
-        }
 
     @property
     def num_eval_batches(self) -> int:
@@ -113,7 +108,7 @@ class Segmentation:
     @functools.cached_property
     def _eval_plan(self) -> EvalPlan:
         return plan_eval_batches(
-            self._eval,
+            self.data.evaluation,
             self._eval_transform,
             multiple=self._settings.data.eval_multiple,
             batch_size=self._batch_size,
@@ -122,20 +117,13 @@ class Segmentation:
     def facts(self) -> dict[str, str]:
         """Returns names and sizes of the model and the data."""
         data = self._settings.data
-        model: Any = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
-        height, width = both_sides(data.crop_size)
-        flops = count_flops(model, (height, width)).corrected
+        sizes = f" in {self.num_eval_programs} sizes" if self._data else ""
         return {
-            "model": f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an "
-            f"image of {height}x{width}",
-            "data": f"{data.name}, {len(self._train):,} images to train on, "
-            f"{len(self._eval):,} to evaluate in {self.num_eval_programs} sizes, "
-            f" {len(self._class_names):,} classes",
+            "model": self.describe_model(data.crop_size),
+            "data": f"{data.name}, {self.num_train_examples:,} images to train on, "
+            f"{self.num_eval_examples:,} to evaluate{sizes}, "
+            f"{len(self.class_names):,} classes",
         }
-
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the model."""
-        return self._settings.model.build(rngs, len(self._class_names))
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
         """Returns endless batches of `image`, `size` and `label`."""
@@ -148,29 +136,34 @@ class Segmentation:
             flip=data.flip,
             distortion=data.distortion,
             zero_label=data.zero_label,
-            num_classes=len(self._class_names),
+            num_classes=len(self.class_names),
         )
         return pipeline.train_batches(
-            self._train,
+            self.data.train,
             transform,
             batch_size=self._batch_size,
             seed=self._seed,
             start_step=start_step,
-            **self._share(),
+            **self.data.loader_options(data.num_workers),
         )
 
     def eval_batches(self) -> grain.IterDataset:
         """Returns the evaluation split, the images of one padded size together."""
         return eval_batches(
-            self._eval, self._eval_plan, self._eval_transform, **self._share()
+            self.data.evaluation,
+            self._eval_plan,
+            self._eval_transform,
+            **self.data.loader_options(self._settings.data.num_workers),
         )
 
-    def _share(self) -> dict[str, Any]:
+    def example_batch(self) -> Batch:
+        """Returns a batch for training, of zeros."""
+        height, width = both_sides(self._settings.data.crop_size)
+        shape = (self._batch_size, height, width)
         return {
-            "num_workers": self._settings.data.num_workers,
-            "process_index": jax.process_index(),
-            "process_count": jax.process_count(),
-            "unreadable": self._unreadable,
+            "image": np.zeros((*shape, 3), np.uint8),
+            "size": np.tile(np.array([height, width], np.int32), (shape[0], 1)),
+            "label": np.zeros(shape, np.uint8),
         }
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
@@ -196,7 +189,7 @@ class Segmentation:
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns the confusion matrix of the batch; see the table above."""
         labels = batch["label"]
-        num_classes = len(self._class_names)
+        num_classes = len(self.class_names)
         prediction = _classify_pixels(model, batch)
         pairs = labels.astype(jnp.int32) * num_classes + prediction
         # What is ignored goes to a place of its own, which is then dropped.
@@ -213,20 +206,16 @@ class Segmentation:
         """Returns the class of each pixel."""
         return {"prediction": _classify_pixels(model, batch)}
 
-    def check_unreadable(self, count: int) -> None:
-        """Raises ConfigError if more records are unreadable than the recipe allows."""
-        self._unreadable.check(count)
-
     def metric(self) -> SegmentationScores:
         """Returns an empty metric of `mIoU`, `aAcc` and `mAcc`."""
-        return SegmentationScores(self._class_names)
+        return SegmentationScores(self.class_names)
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws images as `augment` left them beside their labels."""
         images = np.asarray(denormalize(batch["image"]))[:_NUM_DRAWN]
         labels = np.asarray(batch["label"])
         rows = list(zip(images, labels[: len(images)], strict=True))
-        draw_maps(rows, ["input", "truth"], self._class_names, path)
+        draw_maps(rows, ["input", "truth"], self.class_names, path)
 
     def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
         """Draws input, truth and prediction side by side."""
@@ -239,7 +228,7 @@ class Segmentation:
             prediction = np.asarray(outputs["prediction"][i, :height, :width])
             rows.append((image, truth, prediction))
         titles = ["input", "truth", "prediction"]
-        draw_maps(rows, titles, self._class_names, path)
+        draw_maps(rows, titles, self.class_names, path)
 
 
 def _classify_pixels(model: Any, batch: Batch) -> jax.Array:
@@ -250,3 +239,12 @@ def _classify_pixels(model: Any, batch: Batch) -> jax.Array:
         batch["label_size"],
         batch["label"].shape[1:],
     )
+
+
+def _open(data: DataSettings) -> TaskData:
+    train, evaluation = (
+        open_annotated_source(data.name, split, data.data_dir)
+        for split in (data.train_split, data.eval_split)
+    )
+    check_num_classes(len(train.class_names), data.zero_label)
+    return TaskData.join(train, evaluation, data.max_unreadable)

@@ -10,27 +10,30 @@ import jax
 import numpy as np
 
 from litv2_jax.training.checkpoint import start_from
-from litv2_jax.training.devices import Devices
-from litv2_jax.training.plan import Plan, RunSettings
-from litv2_jax.training.task import Task
+from litv2_jax.training.run import Run
+from litv2_jax.training.run_settings import RunSettings
+from litv2_jax.training.task import Batch, Task
 
 # Updates to time, after the first.
 _NUM_TIMED = 3
 
 
-def describe_run(task: Task, settings: RunSettings, note: str = "") -> str:
+def describe_run(
+    task: Task, settings: RunSettings, note: str = "", *, with_data: bool = True
+) -> str:
     """Returns a page of facts; compiles the step and times it, writing nothing.
 
     Args:
         task: The problem.
         settings: The recipe.
         note: What else a run would do.
+        with_data: Whether the task has its data.
 
     Raises:
         ConfigError: If the weights to begin with are not there or do not fit.
     """
-    devices, plan = Devices(), Plan(task, settings)
-    state = plan.create_state(task, settings)
+    run = Run(task, settings)
+    devices, state = run.devices, run.create_state()
     notes = {"first": note} if note else {}
     if settings.weights:
         *_, new = start_from(settings.weights, state.params, state.stats)
@@ -39,14 +42,11 @@ def describe_run(task: Task, settings: RunSettings, note: str = "") -> str:
             notes["weights"] += f", the backbone; {', '.join(new)} are new"
     state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))
-    with contextlib.closing(iter(task.train_batches(0))) as batches:
-        batch = devices.shard_batch(next(batches))
-    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
-    step = (
-        plan.create_step(task, settings, devices.replicated)
-        .lower(state, batch, key)
-        .compile()
+    batch = devices.shard_batch(
+        _load_batch(task) if with_data else task.example_batch()
     )
+    num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
+    step = run.create_step(devices.replicated).lower(state, batch, key).compile()
     memory: Any = step.memory_analysis()
     seconds = _time_updates(step, state, batch, key)
     warmup = int(settings.optimizer.warmup_epochs * task.steps_per_epoch)
@@ -56,20 +56,30 @@ def describe_run(task: Task, settings: RunSettings, note: str = "") -> str:
         "parameters": f"{num_parameters:,}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"{jax.process_count()} processes",
-        "updates": f"{plan.num_steps:,}, {task.steps_per_epoch:,} to an epoch of "
+        "updates": f"{run.num_steps:,}, {task.steps_per_epoch:,} to an epoch of "
         f"batches of {settings.batch_size:,}",
         "learning rate": ", ".join(
-            f"{np.asarray(plan.schedule(at)):.3g} at update {at:,}"
-            for at in sorted({0, warmup, plan.num_steps // 2, plan.num_steps})
+            f"{np.asarray(run.schedule(at)):.3g} at update {at:,}"
+            for at in sorted({0, warmup, run.num_steps // 2, run.num_steps})
         ),
-        "programs": f"1 to train, {task.num_eval_programs} to evaluate, 1 to draw",
+        "groups": "; ".join(run.groups.describe()),
+        **({"programs": _count_programs(task)} if with_data else {}),
         "memory": f"{_gibibytes(memory)} on each device for the update, as compiled",
         "time": f"{seconds:.3g} s for an update (median of {_NUM_TIMED}, the data not "
         f"counted), {settings.batch_size / seconds:,.0f} images/s, "
-        f"{plan.num_steps * seconds / 3600:,.3g} hours in all",
+        f"{run.num_steps * seconds / 3600:,.3g} hours in all",
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _load_batch(task: Task) -> Batch:
+    with contextlib.closing(iter(task.train_batches(0))) as batches:
+        return next(batches)
+
+
+def _count_programs(task: Task) -> str:
+    return f"1 to train, {task.num_eval_programs} to evaluate, 1 to draw"
 
 
 def _time_updates(step: Callable, state, batch, key) -> float:

@@ -64,7 +64,7 @@ class Evaluator:
     def __init__(self, task: Task, devices: Devices):
         self._task = task
         self._devices = devices
-        graphdef = create_graphdef(task, deterministic=True, use_running_average=True)
+        graphdef = create_graphdef(task)
         self._evaluate, self._predict = (
             make_eval_step(graphdef, compute, devices.replicated)
             for compute in (task.evaluate, task.predict)

@@ -9,17 +9,18 @@ import jax
 import numpy as np
 
 from litv2_jax.paths import expand_path
-from litv2_jax.training.begin import begin, check_weights, describe
+from litv2_jax.training.begin import begin, check_weights
 from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.divergence import SkippedSteps, TrainingError
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.failures import failing_together
 from litv2_jax.training.log import Log, announce
-from litv2_jax.training.plan import Plan, RunSettings
 from litv2_jax.training.profile import Profiler, StepRange
 from litv2_jax.training.provenance import record_start
 from litv2_jax.training.rows import find_skipped, read_rows
+from litv2_jax.training.run import Run
+from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
 from litv2_jax.training.workdir import locked, mark_saved
@@ -66,14 +67,13 @@ def fit(
         TrainingError: If the run diverges.
     """
     workdir = expand_path(workdir)
-    devices = devices or Devices()
-    plan = Plan(task, settings)
+    run = Run(task, settings, devices)
     profiled = profiled or StepRange()
-    profiled.check(0, plan.num_steps)
+    profiled.check(0, run.num_steps)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         task.best,
-        describe(task, settings),
+        run.describe(),
         functools.partial(mark_saved, workdir),
     )
     check_weights(settings, checkpoints)
@@ -84,15 +84,7 @@ def fit(
         # Innermost, because leaving the others waits for the other processes.
         failing_together(StoppedError),
     ):
-        state, results = begin(
-            task,
-            settings,
-            plan,
-            devices,
-            checkpoints,
-            workdir,
-            skip_damaged=skip_damaged,
-        )
+        state, results = begin(run, checkpoints, workdir, skip_damaged=skip_damaged)
         start_step = int(state.step)
         skipped = SkippedSteps(
             settings.max_skipped_steps,
@@ -101,26 +93,23 @@ def fit(
         )
         skipped.check_results(start_step, results, checkpoints.steps())
         is_reported = (workdir / "report" / "summary.md").exists()
-        if start_step >= plan.num_steps and results and is_reported:
+        if start_step >= run.num_steps and results and is_reported:
             on_begin()
             announce(f"The run in {workdir} is finished, at step {start_step}.")
             return results
-        profiled.check(start_step, plan.num_steps)
+        profiled.check(start_step, run.num_steps)
         # All processes have read the log when the first one goes on to cut it.
         checkpoints.open()
         with Log(
             workdir,
             start_step=start_step,
-            num_steps=plan.num_steps,
+            num_steps=run.num_steps,
             batch_size=settings.batch_size,
             every=settings.log_every_steps,
         ) as log:
             record_start(workdir, start_step)
             trainer = _Trainer(
-                task,
-                settings,
-                plan,
-                devices,
+                run,
                 checkpoints,
                 log,
                 stop,
@@ -128,7 +117,7 @@ def fit(
                 skipped,
                 on_begin,
             )
-            return trainer.run(state, results)
+            return trainer.train(state, results)
 
 
 class _Trainer:
@@ -136,10 +125,7 @@ class _Trainer:
 
     def __init__(
         self,
-        task: Task,
-        settings: RunSettings,
-        plan: Plan,
-        devices: Devices,
+        run: Run,
         checkpoints: Checkpoints,
         log: Log,
         stop: StopRequest,
@@ -147,45 +133,41 @@ class _Trainer:
         skipped: SkippedSteps,
         on_begin: Callable[[], None],
     ):
-        self._task = task
-        self._settings = settings
-        self._plan = plan
-        self._devices = devices
+        self._run = run
+        self._task = run.task
         self._checkpoints = checkpoints
         self._log = log
         self._stop = stop
         self._profiler = profiler
-        self._evaluator = Evaluator(task, devices)
+        self._evaluator = Evaluator(run.task, run.devices)
         self._skipped = skipped
         self._on_begin = on_begin
         self._has_begun = False
         # The first of the steps after which to save whose turn was missed.
         self._overdue: int | None = None
-        key = jax.random.fold_in(jax.random.key(settings.seed), 1)
-        self._key = devices.replicate(key)
+        key = jax.random.fold_in(jax.random.key(run.settings.seed), 1)
+        self._key = run.devices.replicate(key)
 
-    def run(self, state: TrainState, results: dict[str, float]) -> dict[str, float]:
+    def train(self, state: TrainState, results: dict[str, float]) -> dict[str, float]:
         """Trains from a state, of which an evaluation may be known, to the end."""
         start_step = int(state.step)
-        if self._plan.evaluates_at(start_step) and not results:
+        if self._run.should_evaluate(start_step) and not results:
             # The run was stopped before it had evaluated what it saved.
             results = self._evaluate(start_step, state)
             self._checkpoints.add_results(start_step, results)
             self._stop_if_asked(start_step)
-        elif start_step >= self._plan.num_steps:
+        elif start_step >= self._run.num_steps:
             # Only its report is missing, which shows examples of an evaluation.
             self._evaluator(state.params, state.stats)
-        train_step = self._plan.create_step(
-            self._task, self._settings, self._devices.replicated
-        )
+        train_step = self._run.create_step(self._run.devices.replicated)
         performance = self._log.performance
         latest = None
         with (
             contextlib.closing(iter(self._task.train_batches(start_step))) as batches,
             contextlib.closing(self._profiler),
         ):
-            shards = self._devices.shard_ahead(self._drawn(batches, start_step))
-            for step in range(start_step + 1, self._plan.num_steps + 1):
+            shards = self._run.devices.shard_ahead(self._drawn(batches, start_step))
+            for step in range(start_step + 1, self._run.num_steps + 1):
                 batch = performance.wait_for(shards)
                 self._profiler.before(step)
                 state, scalars = performance.run(train_step, state, batch, self._key)
@@ -200,7 +182,7 @@ class _Trainer:
                     latest = None
                     results = self._save(step, state, is_stopping)
         self._begin()
-        self._skipped.check_end(self._plan.num_steps, self._checkpoints.finished())
+        self._skipped.check_end(self._run.num_steps, self._checkpoints.finished())
         example = self._evaluator.predict(state.params, state.stats)
         self._log.report(
             lambda path: self._task.draw(*example, path),
@@ -210,8 +192,8 @@ class _Trainer:
         return results
 
     def _saves_at(self, step: int) -> bool:
-        every = self._settings.checkpoint_every_steps
-        is_due = self._plan.evaluates_at(step) or bool(every and step % every == 0)
+        every = self._run.settings.checkpoint_every_steps
+        is_due = self._run.should_evaluate(step) or bool(every and step % every == 0)
         return is_due or self._overdue is not None
 
     def _save(
@@ -225,12 +207,12 @@ class _Trainer:
         self._log.write_means(step)
         results = {}
         if self._skipped.is_skipping:
-            if self._overdue is None or self._plan.evaluates_at(step):
+            if self._overdue is None or self._run.should_evaluate(step):
                 self._overdue = step
         else:
             due = step if self._overdue is None else self._overdue
             self._overdue = None
-            if self._plan.evaluates_at(due) and not is_stopping:
+            if self._run.should_evaluate(due) and not is_stopping:
                 results = self._evaluate(step, state)
             self._checkpoints.save(step, state, results)
         self._log.performance.restart()
@@ -251,13 +233,13 @@ class _Trainer:
             return
         if self._skipped.is_skipping:
             raise StoppedError(
-                f"Stopped as asked at step {step} of {self._plan.num_steps}, without a "
+                f"Stopped as asked at step {step} of {self._run.num_steps}, without a "
                 "checkpoint because the last steps have been skipped. Start the same "
                 "command again to go on from the one before."
             )
         raise StoppedError(
             f"Stopped as asked, with a checkpoint of step {step} of "
-            f"{self._plan.num_steps}. Start the same command again to go on."
+            f"{self._run.num_steps}. Start the same command again to go on."
         )
 
     def _begin(self) -> None:

@@ -1,6 +1,8 @@
 """AdamW and its learning rates, as in the published recipe."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -9,9 +11,14 @@ import optax
 from jax.typing import ArrayLike
 
 from litv2_jax.settings import ConfigError, OneOf, Range
+from litv2_jax.training.groups import (
+    FROZEN,
+    TRAINED,
+    GroupSettings,
+    ParameterGroups,
+)
 
 SCHEDULES = ("cosine", "polynomial")
-DECAYS = ("matrices", "all")
 
 # AdamW moves a weight by about its rate in each step: more than this only diverges.
 _Rate = Annotated[float, Range(0, 10)]
@@ -31,13 +38,13 @@ class OptimizerSettings:
         base_batch_size: Images per update that the rates are for; they grow in
             proportion to the real number.
         warmup_epochs: Length of the linear warm-up.
-        weight_decay: Decoupled decay of the arrays that decay.
-        offset_scale: Largest rate of the convolutions that predict offsets, over that
-            of everything else.
+        weight_decay: Decoupled weight decay.
         clip_norm: Largest norm of the gradient; 0 leaves it as it is.
         schedule: How the rate falls after the warm-up: `cosine`, or `polynomial` as in
             mmsegmentation's recipes.
-        decay: What decays: `matrices`, arrays of two or more dimensions, or `all`.
+        groups: What is trained in another way, as `(pattern, factor on the learning
+            rate, factor on the weight decay)`; the first whose pattern, a regular
+            expression, is found in a parameter's path counts. Rate 0 freezes.
     """
 
     learning_rate: Annotated[float, Range(above=0, most=10)]
@@ -46,10 +53,9 @@ class OptimizerSettings:
     base_batch_size: Annotated[int, Range(1, 2**24)]
     warmup_epochs: Annotated[float, Range(0, 10**6)]
     weight_decay: Annotated[float, Range(0, 10)]
-    offset_scale: Annotated[float, Range(0, 100)]
     clip_norm: Annotated[float, Range(0, 10**6)]
     schedule: Annotated[str, OneOf(*SCHEDULES)] = "cosine"
-    decay: Annotated[str, OneOf(*DECAYS)] = "matrices"
+    groups: tuple[GroupSettings, ...] = ()
 
     def check(self, epochs: float) -> None:
         """Raises ConfigError if values contradict each other."""
@@ -60,14 +66,15 @@ class OptimizerSettings:
             )
 
 
-def create_schedules(
+def create_schedule(
     settings: OptimizerSettings,
     *,
     batch_size: int,
     steps_per_epoch: int,
     num_steps: int,
-) -> tuple[optax.Schedule, optax.Schedule]:
-    """Returns the learning rates by step of the weights and of the offset convolutions.
+    factor: float = 1.0,
+) -> optax.Schedule:
+    """Returns the learning rate by step.
 
     The original's classification sets the rate after each update, so that steps 0 and 1
     both have the first, and its cosine runs over all steps, the warm-up included, so
@@ -79,78 +86,101 @@ def create_schedules(
         batch_size: Images per update.
         steps_per_epoch: Updates per epoch.
         num_steps: Updates in all.
+        factor: On the largest rate; the first and the last one stay as they are.
     """
     scale = batch_size / settings.base_batch_size
     start = settings.warmup_learning_rate * scale
     end = settings.end_learning_rate * scale
     warmup_steps = int(settings.warmup_epochs * steps_per_epoch)
+    peak = settings.learning_rate * scale * factor
 
-    def create(peak: float) -> optax.Schedule:
-        def schedule(step: ArrayLike) -> jax.Array:
-            t = jnp.asarray(step, jnp.float32)
-            if settings.schedule == "cosine":
-                t = jnp.maximum(t - 1, 0)
-            left = jnp.maximum(num_steps - t, 0) / num_steps
-            if settings.schedule == "cosine":
-                # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
-                share = jnp.square(jnp.sin(0.5 * jnp.pi * left))
-            else:
-                share = left**_POWER
-            warmup = start + t * ((peak - start) / max(warmup_steps, 1))
-            return jnp.where(t < warmup_steps, warmup, end + (peak - end) * share)
+    def schedule(step: ArrayLike) -> jax.Array:
+        t = jnp.asarray(step, jnp.float32)
+        if settings.schedule == "cosine":
+            t = jnp.maximum(t - 1, 0)
+        left = jnp.maximum(num_steps - t, 0) / num_steps
+        if settings.schedule == "cosine":
+            # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
+            share = jnp.square(jnp.sin(0.5 * jnp.pi * left))
+        else:
+            share = left**_POWER
+        warmup = start + t * ((peak - start) / max(warmup_steps, 1))
+        return jnp.where(t < warmup_steps, warmup, end + (peak - end) * share)
 
-        return schedule
-
-    peak = settings.learning_rate * scale
-    return create(peak), create(peak * settings.offset_scale)
+    return schedule
 
 
 def create_optimizer(
-    settings: OptimizerSettings, schedules: tuple[optax.Schedule, optax.Schedule]
+    settings: OptimizerSettings,
+    groups: ParameterGroups,
+    create_rate: Callable[[float], optax.Schedule],
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns AdamW with clipping, decay of what is to decay, and slow offsets.
+    """Returns AdamW with clipping, and the rates and decay of each group.
 
-    Its `update` takes the step of the run as `step`, which the rates are read at.
+    Its `update` takes the step of the run as `step`, which the rates are read at. No
+    moments are kept of what is frozen.
+
+    Args:
+        settings: The recipe.
+        groups: The group of each parameter.
+        create_rate: Returns the learning rate by step, given a group's factor.
     """
     clip = optax.identity()
     if settings.clip_norm:
         clip = optax.clip_by_global_norm(settings.clip_norm)
-    mask = decays if settings.decay == "matrices" else None
-    return optax.chain(
+    trained = optax.chain(
         clip,
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
-        optax.add_decayed_weights(settings.weight_decay, mask=mask),
-        _scale_by_rates(*schedules),
+        _add_decay(settings.weight_decay, groups),
+        _scale_by_rates(groups, create_rate),
+    )
+    if not groups.has_frozen:
+        return trained
+    return optax.partition(
+        {TRAINED: trained, FROZEN: optax.set_to_zero()}, groups.label
     )
 
 
-def decays(params: Any) -> Any:
-    """Returns for each array whether it is a matrix: biases and scales are not."""
-    return jax.tree.map(lambda x: x.ndim >= 2, params)
+def _add_decay(
+    weight_decay: float, groups: ParameterGroups
+) -> optax.GradientTransformationExtraArgs:
+    """Adds the decay of each group."""
+
+    def update(updates, state, params=None, **extra: Any):
+        del extra
+
+        def add(path: tuple, x: jax.Array, param: jax.Array) -> jax.Array:
+            decay = weight_decay * groups.find(path).decay
+            return x + decay * param if decay else x
+
+        return jax.tree_util.tree_map_with_path(add, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(_init_empty, update)
 
 
 def _scale_by_rates(
-    schedule: optax.Schedule, offset_schedule: optax.Schedule
+    groups: ParameterGroups, create_rate: Callable[[float], optax.Schedule]
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies by the negative learning rates.
 
-    Optax's own count the updates made; an update that was left out would delay them.
+    Optax's own count the steps applied; a step that was skipped would delay them.
     """
 
-    def init(params: Any) -> Any:
-        del params
-        return optax.EmptyState()
-
     def update(updates, state, params=None, **extra: Any):
-        step = extra["step"]
-        rate, offset_rate = (jnp.asarray(s(step)) for s in (schedule, offset_schedule))
+        del params
+        rate = functools.cache(
+            lambda factor: jnp.asarray(create_rate(factor)(extra["step"]))
+        )
+        return (
+            jax.tree_util.tree_map_with_path(
+                lambda path, x: -rate(groups.find(path).rate) * x, updates
+            ),
+            state,
+        )
 
-        def scale(path: tuple, x: jax.Array) -> jax.Array:
-            names = [str(getattr(entry, "key", entry)) for entry in path]
-            # The bias of the offsets learns at the full rate in the original.
-            is_offset = names[-2:] == ["offset", "kernel"]
-            return -(offset_rate if is_offset else rate) * x
+    return optax.GradientTransformationExtraArgs(_init_empty, update)
 
-        return jax.tree_util.tree_map_with_path(scale, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+def _init_empty(params: Any) -> Any:
+    del params
+    return optax.EmptyState()

@@ -1,6 +1,7 @@
 """The update shared by every task."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import optax
 from flax import nnx, struct
 
 from litv2_jax.compiler import compiler_options
+from litv2_jax.settings import ConfigError
 from litv2_jax.training.task import Batch, Task
 
 
@@ -28,13 +30,6 @@ class TrainState:
     params: dict[str, Any]
     stats: dict[str, Any]
     opt_state: optax.OptState
-
-    @classmethod
-    def create(
-        cls, model: nnx.Module, optimizer: optax.GradientTransformation
-    ) -> "TrainState":
-        """Returns the state of a run that has not begun."""
-        return cls.begin(*split_state(model), optimizer)
 
     @classmethod
     def begin(
@@ -80,11 +75,31 @@ def create_graphdef(task: Task, **view: Any) -> nnx.GraphDef:
     """Returns the static half of the task's model.
 
     Args:
-        task: See there.
-        **view: What its layers are to do, as for `nnx.view`.
+        task: Which builds the model.
+        **view: Attributes to set in its layers, as for `nnx.view`.
+
+    Raises:
+        ConfigError: If no layer has one of them.
     """
-    model = nnx.view(create_abstract_model(task), **view, raise_if_not_found=False)
-    return nnx.split(model, nnx.Param, nnx.BatchStat)[0]
+    model = create_abstract_model(task)
+    known = _find_views(model)
+    for name in view:
+        if name not in known:
+            raise ConfigError(
+                f"{name} is not an attribute to set in a {type(model).__name__}; there "
+                f"are {', '.join(sorted(known))}."
+            )
+    return nnx.split(nnx.view(model, **view), nnx.Param, nnx.BatchStat)[0]
+
+
+def _find_views(model: nnx.Module) -> set[str]:
+    """Returns what `nnx.view` can set; it is silent where a layer takes any name."""
+    names: set[str] = set()
+    for _, module in nnx.iter_modules(model):
+        if set_view := getattr(module, "set_view", None):
+            parameters = inspect.signature(set_view).parameters.values()
+            names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    return names
 
 
 def make_train_step(
@@ -93,6 +108,7 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     schedule: optax.Schedule,
     *,
+    freeze: Callable[[Any], Any] = lambda params: params,
     accumulation_steps: int = 1,
     out_sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
@@ -105,9 +121,10 @@ def make_train_step(
 
     Args:
         graphdef: Static half of the model, from `nnx.split(model, Param, BatchStat)`.
-        task: See there.
+        task: The task to train.
         optimizer: From `create_optimizer`.
         schedule: Learning rate by step, to report.
+        freeze: Returns parameters of which some have no gradient.
         accumulation_steps: Equal parts of the batch whose gradients are taken one after
             the other, in as much less memory, and averaged.
         out_sharding: Of the state and the scalars; None leaves it to XLA, which is for
@@ -116,7 +133,7 @@ def make_train_step(
 
     def differentiate(params, stats, batch: Batch, key: jax.Array):
         def loss_fn(params):
-            model = nnx.merge(graphdef, params, stats)
+            model = nnx.merge(graphdef, freeze(params), stats)
             loss, scalars = task.loss(model, batch, nnx.Rngs(key))
             return loss, ({**scalars, "loss": loss}, split_state(model)[1])
 

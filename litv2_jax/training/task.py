@@ -33,20 +33,25 @@ class Task(Protocol):
     Attributes:
         num_train_examples: Size of the training split.
         steps_per_epoch: Training batches in an epoch.
-        num_eval_batches: Batches of `eval_batches`.
-        num_eval_programs: Different shapes of these batches: a program is compiled for
-            each.
-        best: Name of the result that tells a better checkpoint, larger being better.
-        description: What a checkpoint has to say of its model, for those who load it;
+        best: Metric that selects the best checkpoint (higher is better).
+        description: What a checkpoint says about its model, for those who load it;
             JSON.
     """
 
     num_train_examples: int
     steps_per_epoch: int
-    num_eval_batches: int
-    num_eval_programs: int
     best: str
     description: dict[str, Any]
+
+    @property
+    def num_eval_batches(self) -> int:
+        """Batches of `eval_batches`."""
+        ...
+
+    @property
+    def num_eval_programs(self) -> int:
+        """Different shapes of these batches: a program is compiled for each."""
+        ...
 
     def facts(self) -> dict[str, str]:
         """Returns what there is to say of the model and the data, by name."""
@@ -54,6 +59,10 @@ class Task(Protocol):
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
+        ...
+
+    def train_view(self) -> dict[str, Any]:
+        """Returns the attributes that `nnx.view` sets in the model for training."""
         ...
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
@@ -69,6 +78,10 @@ class Task(Protocol):
 
         They may have `num_unreadable`, like those of `train_batches`.
         """
+        ...
+
+    def example_batch(self) -> Batch:
+        """Returns a batch of zeros, as those of `train_batches` of one process."""
         ...
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:

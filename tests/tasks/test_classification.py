@@ -8,7 +8,7 @@ from PIL import Image
 from configs import folder
 from litv2_jax import tasks
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.plan import RunSettings
+from litv2_jax.training.run_settings import RunSettings
 
 
 @pytest.fixture

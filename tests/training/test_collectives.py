@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,8 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks.collectives import add_up_bytes, list_collectives
 from configs import imagenet
-from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import Evaluator
-from litv2_jax.training.plan import Plan
+from litv2_jax.training.run import Run
 from tests.tasks import test_segmentation
 from tests.test_resume import create, digits
 
@@ -51,21 +50,13 @@ RECIPES = {"classification": classification, "segmentation": segmentation}
 PARTS = {"accumulation_steps": 2, "remat": "blocks", "batch_norm_group_size": 4}
 
 
-class Run(NamedTuple):
-    """A recipe's task, and what its steps take: shapes, on eight devices."""
-
-    task: Any
-    plan: Plan
-    settings: Any
-    devices: Devices
-    state: Any
-
-    def shard(self, batches: Any) -> dict[str, jax.ShapeDtypeStruct]:
-        sharding = self.devices.batch_sharding
-        return {
-            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
-            for name, array in next(iter(batches)).items()
-        }
+def shard(run: Run, batches: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes of a batch on eight devices."""
+    sharding = run.devices.batch_sharding
+    return {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+        for name, array in next(iter(batches)).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -77,18 +68,18 @@ def start(tmp_path_factory) -> Callable[..., Run]:
         config["model"] |= {"dtype": dtype}
         config["data"] |= {"train_split": "train[:100]"}
         settings, task = create(config)
-        devices, plan = Devices(), Plan(task, settings)
-        state = devices.replicate_shapes(plan.create_abstract_state(task))
-        return Run(task, plan, settings, devices, state)
+        return Run(task, settings)
 
     return start
 
 
 def trace_train_step(run: Run) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    step = run.plan.create_step(run.task, run.settings, run.devices.replicated)
-    batch = run.shard(run.task.train_batches(0))
-    return step.trace(run.state, batch, run.devices.replicate_shapes(key))
+    step = run.create_step(run.devices.replicated)
+    batch = shard(run, run.task.train_batches(0))
+    return step.trace(
+        run.create_abstract_state(), batch, run.devices.replicate_shapes(key)
+    )
 
 
 def compile_train_step(run: Run) -> str:
@@ -100,8 +91,9 @@ def compile_train_step(run: Run) -> str:
 
 def compile_eval_step(run: Run) -> str:
     step = Evaluator(run.task, run.devices)._evaluate
-    batch = run.shard(run.task.eval_batches())
-    compiled = step.lower(run.state.params, run.state.stats, batch).compile()
+    batch = shard(run, run.task.eval_batches())
+    state = run.create_abstract_state()
+    compiled = step.lower(state.params, state.stats, batch).compile()
     return compiled.as_text()
 
 
@@ -119,7 +111,8 @@ def test_training_exchanges_gradients_and_statistics_alone(start, name, changes)
     num_bytes = add_up_bytes(exchanged)
     # Gradients of each part are summed over the devices, then added up.
     sums = num_bytes.pop("all-reduce") / run.settings.accumulation_steps
-    parameters, statistics = map(count_bytes, (run.state.params, run.state.stats))
+    state = run.create_abstract_state()
+    parameters, statistics = map(count_bytes, (state.params, state.stats))
     allowance = SUMS_PER_STATISTIC * statistics + BYTES_OF_SCALARS
     assert parameters <= sums <= parameters + allowance, exchanged
     assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
@@ -158,6 +151,6 @@ def test_gradients_of_rounded_models_are_summed_in_float32(start, name):
     """XLA sums over devices in the type that a product or sum has on each of them."""
     run = start(name, batch_size=8 * PRIME, dtype="bfloat16")
     sums = list(list_sums(trace_train_step(run).jaxpr.jaxpr))
-    shapes = {x.shape for x in jax.tree.leaves(run.state.params)}
+    shapes = {x.shape for x in jax.tree.leaves(run.create_abstract_state().params)}
     assert {x.dtype for x in sums if x.shape in shapes} == {jnp.dtype("float32")}
     assert "bfloat16" not in {str(x.dtype) for x in sums}

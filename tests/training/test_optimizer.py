@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,16 +7,16 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import demo
+from configs import demo, imagenet
 from litv2_jax import models
 from litv2_jax.augment.mixing import smooth_labels
 from litv2_jax.convert.apply import torch_entries
 from litv2_jax.settings import ConfigError, parse
+from litv2_jax.training.groups import ParameterGroups, join_path
 from litv2_jax.training.optimizer import (
     OptimizerSettings,
     create_optimizer,
-    create_schedules,
-    decays,
+    create_schedule,
 )
 from litv2_jax.training.step import TrainState, make_train_step, split_state
 from tests.models.test_classifier import TINY, tiny_model
@@ -33,9 +35,16 @@ def settings_of(train: dict, batch_size: int = 1024) -> OptimizerSettings:
         base_batch_size=batch_size,
         warmup_epochs=train["WARMUP_EPOCHS"],
         weight_decay=train["WEIGHT_DECAY"],
-        offset_scale=0.01,
         clip_norm=train["CLIP_GRAD"],
+        groups=imagenet.get_config().optimizer.groups,
     )
+
+
+def rates_of(settings: OptimizerSettings, **lengths):
+    """The learning rates of everything, and of the offsets' convolutions."""
+    return [
+        create_schedule(settings, factor=factor, **lengths) for factor in (1.0, 0.01)
+    ]
 
 
 @pytest.mark.parametrize("name", ["litv2_s", "litv2_m", "litv2_b", "litv2_b_384"])
@@ -44,7 +53,7 @@ def test_learning_rates_are_those_the_original_used(name):
     rows = recipe["lr_used_by_optimizer_step"]
     # The recipe's rates are for 512 images.
     settings = settings_of(recipe["raw_train"], batch_size=512)
-    schedule, offsets = create_schedules(
+    schedule, offsets = rates_of(
         settings,
         batch_size=recipe["total_batch"],
         steps_per_epoch=recipe["steps_per_epoch"],
@@ -60,7 +69,7 @@ def test_learning_rates_of_a_short_run():
     recipe = RECIPE["short_schedule"]
     scaled = {**RECIPE["litv2_s"]["raw_train"], **recipe["scaled"]}
     settings = settings_of({**scaled, "WARMUP_EPOCHS": recipe["WARMUP_EPOCHS"]})
-    schedule, offsets = create_schedules(
+    schedule, offsets = rates_of(
         settings,
         batch_size=1024,
         steps_per_epoch=recipe["steps_per_epoch"],
@@ -74,8 +83,9 @@ def test_learning_rates_of_a_short_run():
 def test_decay_is_that_of_the_original():
     model = nnx.eval_shape(lambda: models.create_model("litv2_s", rngs=nnx.Rngs(0)))
     params, _ = split_state(model)
-    flat = jax.tree_util.tree_flatten_with_path(decays(params))[0]
-    ours = {"/".join(str(key.key) for key in path): is_on for path, is_on in flat}
+    groups = ParameterGroups(imagenet.get_config().optimizer.groups, params)
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    ours = {join_path(path): groups.find(path).decay for path in paths}
     members = RECIPE["litv2_s"]["group_members"]
     decayed = {*members["decay"], *members["dconv"]}
     for entry in torch_entries(model):
@@ -84,17 +94,29 @@ def test_decay_is_that_of_the_original():
     assert not ours
 
 
+def settings_with(**changes) -> OptimizerSettings:
+    settings = OptimizerSettings(1e-3, 1e-3, 1e-3, 8, 0, 0.0, 5.0)
+    return dataclasses.replace(settings, **changes)
+
+
+def create(settings: OptimizerSettings, params):
+    """The optimizer of a run of a hundred steps."""
+    lengths = {"batch_size": 8, "steps_per_epoch": 10, "num_steps": 100}
+    return create_optimizer(
+        settings,
+        ParameterGroups(settings.groups, params),
+        lambda factor: create_schedule(settings, factor=factor, **lengths),
+    )
+
+
 def test_offsets_alone_learn_at_their_own_rate():
     """A first step of Adam moves everything by the learning rate."""
     model = models.create_model(
         "litv2_s", rngs=nnx.Rngs(0), embed_dim=24, depths=(1, 1, 1, 1)
     )
-    settings = OptimizerSettings(1e-3, 1e-3, 1e-3, 8, 0, 0.0, 0.01, 5.0)
-    schedules = create_schedules(
-        settings, batch_size=8, steps_per_epoch=10, num_steps=100
-    )
-    optimizer = create_optimizer(settings, schedules)
+    settings = settings_with(groups=(("offset/kernel$", 0.01, 1.0),))
     params, _ = split_state(model)
+    optimizer = create(settings, params)
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = jax.jit(optimizer.update)(
         grads, optimizer.init(params), params, step=jnp.int32(0)
@@ -128,17 +150,18 @@ def is_left_out(name: str) -> bool:
     return name.endswith(("dconv.bias", "l_kv.bias", "h_qkv.bias"))
 
 
-def schedules_of(name: str) -> tuple[optax.Schedule, optax.Schedule]:
+def rate_by_factor(name: str):
     recipe = RECIPE[f"trajectory_{name}"]
     if name == "constant_lr":
         rate, _, offset_rate = recipe["steps"][0]["lr"]
-        return (lambda _: rate), (lambda _: offset_rate)
+        return lambda factor: lambda _: {1.0: rate, 0.01: offset_rate}[factor]
     steps_per_epoch = recipe["steps_per_epoch"]
-    return create_schedules(
+    return lambda factor: create_schedule(
         settings_of(recipe["TRAIN"]),
         batch_size=1024,
         steps_per_epoch=steps_per_epoch,
         num_steps=recipe["TRAIN"]["EPOCHS"] * steps_per_epoch,
+        factor=factor,
     )
 
 
@@ -152,14 +175,16 @@ def schedules_of(name: str) -> tuple[optax.Schedule, optax.Schedule]:
 def test_trajectories_of_the_original_are_reproduced(name, stem):
     """Clipping, decay, warm-up and cosine."""
     recipe, case = RECIPE[f"trajectory_{name}"], TINY.cases["a9"]
-    schedules = schedules_of(name)
-    optimizer = create_optimizer(settings_of(recipe["TRAIN"]), schedules)
     model = nnx.view(
         fill(lambda: tiny_model(case)), deterministic=False, use_running_average=False
     )
+    params, stats = split_state(model)
+    settings, create_rate = settings_of(recipe["TRAIN"]), rate_by_factor(name)
+    groups = ParameterGroups(settings.groups, params)
+    optimizer = create_optimizer(settings, groups, create_rate)
     graphdef = nnx.split(model, nnx.Param, nnx.BatchStat)[0]
-    step = make_train_step(graphdef, Replay(), optimizer, schedules[0])
-    state = TrainState.create(model, optimizer)
+    step = make_train_step(graphdef, Replay(), optimizer, create_rate(1.0))
+    state = TrainState.begin(params, stats, optimizer)
     batch = {
         "image": make_images("tiny/a9", 2, (64, 64), case["images"]),
         "label": np.array(case["labels"]),
@@ -200,6 +225,9 @@ def assert_same_samples(entry, expected):
     [
         ({"learning_rate": 0.0}, "config.optimizer.learning_rate is 0.0"),
         ({"clip_norm": -1.0}, "config.optimizer.clip_norm is -1.0"),
+        ({"groups": ((".", -1.0, 1.0),)}, "groups is -1.0 but must be within 0 and"),
+        ({"groups": (("(", 1.0, 1.0),)}, "is '\\(', which is not a regular expression"),
+        ({"groups": (("x", 1.0),)}, "but must be of type tuple"),
         ({"schedule": "step"}, "schedule is 'step'; use cosine or polynomial"),
         ({"warmup_epochs": 11.0}, "warmup_epochs is 11.0 but must be within 0 and"),
     ],
@@ -210,3 +238,108 @@ def test_impossible_settings_are_named(changes, message):
     parse(OptimizerSettings, values, name).check(epochs=10)
     with pytest.raises(ConfigError, match=message):
         parse(OptimizerSettings, {**values, **changes}, name).check(epochs=10)
+
+
+PARAMS = {
+    "backbone": {
+        "norm": {"scale": jnp.ones(3)},
+        "linear": {"kernel": jnp.ones((2, 3))},
+    },
+    "head": {"kernel": jnp.full((3, 1), 2.0), "bias": jnp.ones(1)},
+}
+
+
+def test_the_first_pattern_that_is_in_the_path_counts():
+    groups = ParameterGroups(
+        (("^head/", 10.0, 1.0), ("(bias|scale)$", 1.0, 0.0), ("linear", 0.0, 0.0)),
+        PARAMS,
+    )
+    flat = jax.tree_util.tree_flatten_with_path(PARAMS)[0]
+    found = {join_path(path): groups.find(path)[1:] for path, _ in flat}
+    assert found == {
+        "backbone/norm/scale": (1.0, 0.0),
+        "backbone/linear/kernel": (0.0, 0.0),
+        "head/kernel": (10.0, 1.0),
+        "head/bias": (10.0, 1.0),
+    }
+    assert groups.describe() == [
+        "^head/: 4 parameters, learning rate x 10, weight decay x 1",
+        "(bias|scale)$: 3 parameters, learning rate x 1, weight decay x 0",
+        "linear: 6 parameters, frozen",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ((("neck", 1.0, 1.0),), "'neck', which is in the path of no parameter: they"),
+        (
+            (("^", 1.0, 1.0), ("head", 0.0, 1.0)),
+            "'head', which takes no parameter that",
+        ),
+    ],
+)
+def test_a_pattern_that_takes_nothing_is_an_error(groups, message):
+    with pytest.raises(ConfigError, match=message):
+        ParameterGroups(groups, PARAMS)
+
+
+class Product:
+    """A task whose model is a tree of parameters."""
+
+    def augment(self, batch, key):
+        return batch
+
+    def loss(self, model, batch, rngs):
+        x = batch["x"] @ model.backbone.linear.kernel[...]
+        x = (x * model.backbone.norm.scale[None]) @ model.head.kernel[...]
+        return jnp.square(x + model.head.bias[None]).mean(), {}
+
+
+class Tree(nnx.Module):
+    def __init__(self, params):
+        for name, value in params.items():
+            is_leaf = not isinstance(value, dict)
+            setattr(self, name, nnx.Param(value) if is_leaf else Tree(value))
+
+
+def train(groups, num_steps=3):
+    settings = settings_with(weight_decay=0.1, groups=groups)
+    graphdef, params, _ = nnx.split(Tree(PARAMS), nnx.Param, nnx.BatchStat)
+    params = nnx.to_pure_dict(params)
+    optimizer = create(settings, params)
+    freeze = ParameterGroups(groups, params).freeze
+    step = make_train_step(
+        graphdef, Product(), optimizer, lambda _: jnp.ones(()), freeze=freeze
+    )
+    state = TrainState.begin(params, {}, optimizer)
+    batch = {"x": jnp.array([[1.0, 2.0], [3.0, -1.0]])}
+    for _ in range(num_steps):
+        state, scalars = step(jax.tree.map(jnp.array, state), batch, jax.random.key(0))
+    return state, scalars
+
+
+def test_what_is_frozen_stays_and_keeps_no_moments():
+    state, scalars = train((("^backbone/", 0.0, 1.0),))
+    trained, all_scalars = train(())
+    for ours, before in zip(
+        *map(jax.tree.leaves, (state.params["backbone"], PARAMS["backbone"])),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, before)
+    assert (np.asarray(state.params["head"]["kernel"]) != 2).all()
+    # Adam's count, and two moments of each array.
+    assert len(jax.tree.leaves(state.opt_state)) == 1 + 2 * 2
+    assert len(jax.tree.leaves(trained.opt_state)) == 1 + 2 * 4
+    # Nor does the gradient of what is frozen count.
+    assert scalars["grad_norm"] < all_scalars["grad_norm"]
+    assert not scalars["skipped"]
+
+
+def test_groups_change_nothing_else():
+    alone, _ = train((("^head/bias", 1.0, 0.0),))
+    plain, _ = train(())
+    np.testing.assert_array_equal(
+        alone.params["head"]["kernel"], plain.params["head"]["kernel"]
+    )
+    assert alone.params["head"]["bias"] > plain.params["head"]["bias"]

@@ -5,7 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from litv2_jax.training.step import TrainState, make_train_step
+from litv2_jax.training.step import TrainState, make_train_step, split_state
 
 
 class Regression:
@@ -36,7 +36,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
         graphdef, Regression(), sgd(), lambda step: 0.1, accumulation_steps=parts
     )
     kernel, bias = (np.array(x[...]) for x in (model.kernel, model.bias))
-    state, scalars = step(TrainState.create(model, sgd()), batch, jax.random.key(0))
+    state, scalars = step(
+        TrainState.begin(*split_state(model), sgd()), batch, jax.random.key(0)
+    )
 
     error = batch["x"] @ kernel + bias - batch["y"]
     expected = kernel - 0.1 * batch["x"].T @ error * 2 / error.size

@@ -12,7 +12,7 @@ from configs import demo
 from litv2_jax.data import pipeline
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.models.batch_norm import BatchNorm
-from litv2_jax.training.plan import RunSettings
+from litv2_jax.training.run_settings import RunSettings
 
 
 class ToyModel(nnx.Module):
@@ -86,6 +86,9 @@ class Toy:
     def build(self, rngs):
         return ToyModel(self._hidden, rngs=rngs)
 
+    def train_view(self):
+        return {"use_running_average": False}
+
     def train_batches(self, start_step):
         return pipeline.train_batches(
             Pairs(self._sizes[0]),
@@ -97,6 +100,9 @@ class Toy:
 
     def eval_batches(self):
         return pipeline.eval_batches(Pairs(self._sizes[1]), Label(), **self._share)
+
+    def example_batch(self):
+        return {"x": np.zeros((16, 2), np.float32), "label": np.zeros(16, np.int32)}
 
     def augment(self, batch, key):
         noise = 0.1 * jax.random.normal(key, batch["x"].shape)
@@ -144,5 +150,6 @@ def toy_run(**changes) -> RunSettings:
     config.batch_size, config.log_every_steps = 16, 1
     config.optimizer.base_batch_size = 16
     config.optimizer.warmup_epochs = 1.0
+    config.optimizer.groups = (("(bias|scale)$", 1.0, 0.0),)
     config.update_from_flattened_dict(changes)
     return RunSettings.split(config.to_dict())[0]

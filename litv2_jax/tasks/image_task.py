@@ -1,0 +1,104 @@
+"""What the tasks have in common: one model, one data set, images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import nnx
+
+from litv2_jax.data.geometry import both_sides
+from litv2_jax.models.flops import count_flops
+from litv2_jax.settings import ConfigError
+from litv2_jax.tasks.task_data import TaskData, find_sizes
+
+
+class ImageTask:
+    """Plumbing of a task, of which some methods of `training.task.Task`.
+
+    Attributes:
+        num_train_examples: Size of the training split.
+        num_eval_examples: Size of the evaluation split.
+        steps_per_epoch: Training batches in an epoch.
+        class_names: What the labels stand for.
+        description: What a checkpoint says about its model; JSON.
+    """
+
+    def __init__(
+        self,
+        settings: Any,
+        data: TaskData | None = None,
+        *,
+        batch_size: int,
+        seed: int,
+    ):
+        """Takes what the task is made of.
+
+        Args:
+            settings: With the sections `model` and `data`; checked.
+            data: The data set; None for a task that only builds models and compiles
+                steps, as if for the published data set that the settings name.
+            batch_size: Images per batch, over all processes.
+            seed: Of the order and the crops of the images.
+
+        Raises:
+            ConfigError: If there are no data, and the data set is not a published one.
+        """
+        self._settings = settings
+        self._data = data
+        self._batch_size = batch_size
+        self._seed = seed
+        self.class_names: Sequence[str]
+        if data:
+            self.class_names = data.class_names
+            self.num_train_examples = len(data.train)
+            self.num_eval_examples = len(data.evaluation)
+        else:
+            sizes = find_sizes(settings.data.name)
+            self.num_train_examples, self.num_eval_examples, num_classes = sizes
+            self.class_names = [f"class {k}" for k in range(num_classes)]
+        self.steps_per_epoch = self.num_train_examples // batch_size
+        self.description = {
+            "model": {
+                "name": settings.model.name,
+                "num_classes": len(self.class_names),
+                **settings.model.sizes,
+            },
+            "input": self._describe_input(),
+            "class_names": self.class_names,
+        }
+
+    def _describe_input(self) -> dict[str, Any]:
+        """Returns how images are prepared for the model, in JSON."""
+        raise NotImplementedError
+
+    @property
+    def data(self) -> TaskData:
+        """The data set.
+
+        Raises:
+            ConfigError: If the task was created without one.
+        """
+        if self._data is None:
+            raise ConfigError("This task was created without its data.")
+        return self._data
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model."""
+        return self._settings.model.build(rngs, len(self.class_names))
+
+    def train_view(self) -> dict[str, Any]:
+        """Returns the attributes that `nnx.view` sets in the model for training."""
+        return {"deterministic": False, "use_running_average": False}
+
+    def check_unreadable(self, count: int) -> None:
+        """Raises ConfigError if more records are unreadable than the recipe allows."""
+        self.data.unreadable.check(count)
+
+    def describe_model(self, image_size: int | tuple[int, int]) -> str:
+        """Returns the name of the model and its FLOPs for an image of a size."""
+        height, width = both_sides(image_size)
+        model = nnx.eval_shape(lambda: self.build(nnx.Rngs(0)))
+        flops = count_flops(model, (height, width)).corrected
+        return (
+            f"{self._settings.model.name}, {flops / 1e9:.4g} GFLOPs for an image of "
+            f"{height}x{width}"
+        )
