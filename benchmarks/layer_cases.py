@@ -13,16 +13,10 @@ from flax import nnx
 from benchmarks import layer_forms
 from litv2_jax import HiLo, create_model, fuse_for_inference
 from litv2_jax.models.layer_norm import EPSILON
-from litv2_jax.ops.attention import (
-    ATTENTION_FORMS,
-    WINDOW_FORMS,
-    attend,
-    attend_in_windows,
-)
+from litv2_jax.ops.attention import attend, attend_in_windows, has_cudnn_attention
 from litv2_jax.ops.deform_conv import deform_conv
-from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
-from litv2_jax.ops.forms import FASTEST, has_cudnn_attention
-from litv2_jax.ops.layer_norm import FORMS as NORM_FORMS
+from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
+from litv2_jax.ops.implementations import OPERATIONS
 from litv2_jax.ops.layer_norm import layer_norm
 from litv2_jax.ops.linear import multiply
 
@@ -37,8 +31,7 @@ class Form(NamedTuple):
 
     Attributes:
         function: Of the arguments of the case.
-        choices: Which form `litv2_jax.ops.forms` is to choose for an operation,
-            whatever the platform.
+        choices: Implementations by operation, for `use_implementation`.
     """
 
     function: Callable[..., jax.Array]
@@ -80,10 +73,11 @@ class Arrays:
 
 def create_depthwise(arrays: Arrays, side: int, channels: int) -> Case:
     """Depthwise 3x3 convolution, bias and GELU."""
-    forms = _list_choices("depthwise_gradient", GRADIENT_FORMS, depthwise_conv3x3_gelu)
+    forms = _list_choices("depthwise_gradient", depthwise_conv3x3_gelu)
     forms["autodiff"] = Form(layer_forms.differentiate_depthwise)
     if not _is_cpu() or side <= LARGEST_GROUPED_ON_CPU:
-        forms["grouped convolution"] = Form(layer_forms.convolve_grouped)
+        choices = {"depthwise": "convolution"}
+        forms["grouped convolution"] = Form(depthwise_conv3x3_gelu, choices)
     kernel, bias = arrays.parameters(3, 3, 1, channels), arrays.parameters(channels)
     x = arrays.maps(side, side, channels)
     return Case(f"{side} x {side} x {channels}", forms, (x, kernel / 3, bias))
@@ -113,7 +107,7 @@ def create_high(arrays: Arrays, side: int, window_size: int, num_heads: int) -> 
         scale=HEAD_DIM**-0.5,
     )
     qkv = arrays.maps(side, side, 3 * num_heads * HEAD_DIM)
-    forms = _list_choices("window_attention", WINDOW_FORMS, function)
+    forms = _list_choices("window_attention", function)
     return Case(f"{side} x {side}, window {window_size}", forms, (qkv,))
 
 
@@ -121,10 +115,11 @@ def create_low(arrays: Arrays, queries: int, keys: int, num_heads: int) -> Case:
     """Attention from all positions to averages of windows."""
     scale = HEAD_DIM**-0.5
     function = functools.partial(attend, scale=scale)
-    names = dict(ATTENTION_FORMS)
-    if arrays.dtype == jnp.float32 or not has_cudnn_attention():
-        del names["flash"]  # It would be the padded one.
-    forms = _list_choices("attention", names, function)
+    forms = _list_choices("attention", function)
+    has_cudnn = arrays.dtype != jnp.float32 and has_cudnn_attention()
+    del forms["gpu" if _is_cpu() or not has_cudnn else "cudnn"]
+    if not has_cudnn:
+        forms.pop("cudnn")  # It would be the padded one, or not run.
     q, *kv = (arrays.maps(n, num_heads, HEAD_DIM) for n in (queries, keys, keys))
     return Case(f"{queries} x {keys} x {num_heads} heads", forms, (q, *kv))
 
@@ -167,7 +162,7 @@ def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
     """Layer normalisation."""
     dtype = arrays.dtype
     function = functools.partial(layer_norm, epsilon=EPSILON, dtype=dtype)
-    forms = _list_choices("layer_norm", NORM_FORMS, function)
+    forms = _list_choices("layer_norm", function)
     forms["flax"] = Form(functools.partial(layer_forms.normalise_by_flax, dtype=dtype))
     x, scale = arrays.maps(side, side, channels), arrays.parameters(channels)
     arguments = (x, scale, arrays.parameters(channels))
@@ -191,14 +186,12 @@ def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> C
     return Case(name, forms, arguments, (FORWARD,))
 
 
-def _list_choices(
-    operation: str, names: Mapping[str, object], function: Callable[..., jax.Array]
-) -> dict[str, Form]:
-    """Returns a function with each form of an operation, the one in use first."""
-    cpu, other = FASTEST[operation]
-    used = cpu if _is_cpu() else other
-    in_order = sorted(names, key=lambda name: name != used)
-    return {name: Form(function, {operation: name}) for name in in_order}
+def _list_choices(name: str, function: Callable[..., jax.Array]) -> dict[str, Form]:
+    """Returns a function by each implementation of an operation, the used one first."""
+    operation = OPERATIONS[name]
+    used = operation.cpu if _is_cpu() else operation.default
+    in_order = sorted(operation.implementations, key=lambda each: each != used)
+    return {each: Form(function, {name: each}) for each in in_order}
 
 
 def _is_cpu() -> bool:

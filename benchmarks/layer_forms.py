@@ -14,25 +14,13 @@ from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import EPSILON
 from litv2_jax.ops.attention import attend, attend_in_windows
 from litv2_jax.ops.deform_conv import sample_taps
-from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
-from litv2_jax.ops.gelu import gelu
+from litv2_jax.ops.implementations import OPERATIONS
 
 # The operations without the derivatives that are written by hand.
-differentiate_depthwise = inspect.unwrap(depthwise_conv3x3_gelu)
+differentiate_depthwise = inspect.unwrap(
+    OPERATIONS["depthwise"].implementations["shifts"]
+)
 differentiate_sample_taps = inspect.unwrap(sample_taps)
-
-
-def convolve_grouped(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """`depthwise_conv3x3_gelu` by XLA's grouped convolution."""
-    y = jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (1, 1),
-        "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-    return gelu(y + bias.astype(y.dtype)[None, None, None])
 
 
 def merge_by_autodiff(x: jax.Array, offsets: jax.Array, kernel: jax.Array) -> jax.Array:

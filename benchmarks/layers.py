@@ -12,11 +12,10 @@ machine distort little, and the time that passes elsewhere.
 """
 
 import argparse
-import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from benchmarks.layer_cases import FORWARD, PARTS, SIZES, Arrays, Case, Form
 from benchmarks.programs import DTYPES
 from benchmarks.results import Row
 from litv2_jax import compiler_options
-from litv2_jax.ops.forms import FASTEST
+from litv2_jax.ops.implementations import use_implementation
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 # Calls that are timed together take at least this long.
@@ -140,7 +139,7 @@ def compile_form(
     def run_forward(*arguments: Any):
         return form.function(*arguments)
 
-    with _choose(form.choices):
+    with use_implementation(**form.choices):
         if direction == FORWARD:
             compiled = compile_as_used(run_forward, *arguments)
             return lambda: compiled(*arguments)
@@ -214,17 +213,6 @@ def _call(function: Callable[[], Any], calls: int) -> None:
     for _ in range(calls):
         result = function()
     jax.block_until_ready(result)
-
-
-@contextlib.contextmanager
-def _choose(choices: Mapping[str, str]) -> Iterator[None]:
-    """Has `run_fastest` take these forms on every platform."""
-    before = dict(FASTEST)
-    FASTEST.update({operation: (name, name) for operation, name in choices.items()})
-    try:
-        yield
-    finally:
-        FASTEST.update(before)
 
 
 def _positive(text: str) -> int:

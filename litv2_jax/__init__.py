@@ -7,6 +7,7 @@ from litv2_jax.models import list_models
 from litv2_jax.models.flops import count_flops
 from litv2_jax.models.fuse import fuse_for_inference
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.ops.implementations import use_implementation
 from litv2_jax.pretrained import create_model
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "load_torch_weights",
     "read_torch_checkpoint",
     "to_torch_state_dict",
+    "use_implementation",
 ]

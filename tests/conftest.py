@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from litv2_jax import compiler
-from litv2_jax.ops import forms
+from litv2_jax.ops.implementations import OPERATIONS, use_implementation
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -23,12 +23,13 @@ def compilation_cache():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-@pytest.fixture(params=["forms of a CPU", "forms of a GPU"])
-def all_forms(request, monkeypatch):
-    """Runs a test twice, on this CPU, with what operations are computed with on each.
+@pytest.fixture(params=["implementations of a CPU", "implementations of a GPU"])
+def all_implementations(request):
+    """Runs a test twice, on this CPU, by the implementations for each.
 
     JAX remembers what it has traced: such a test has to compile functions of its own.
     """
-    index = request.param == "forms of a GPU"
-    for operation, names in forms.FASTEST.items():
-        monkeypatch.setitem(forms.FASTEST, operation, (names[index],) * 2)
+    is_cpu = request.param.endswith("CPU")
+    names = {n: op.cpu if is_cpu else op.default for n, op in OPERATIONS.items()}
+    with use_implementation(**names):
+        yield

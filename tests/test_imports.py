@@ -46,7 +46,7 @@ ALLOWED = {
         "text",
     },
     "predict": {"inference", "class_names", "pictures", "settings", "text"},
-    "__init__": {"compiler", "models", "convert", "pretrained"},
+    "__init__": {"compiler", "models", "ops", "convert", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
 FORBIDDEN = {"torch", "tensorflow", "timm", "sklearn", "yacs"}

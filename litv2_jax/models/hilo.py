@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange, reduce
 from flax import nnx
 from jax.typing import DTypeLike
@@ -12,7 +11,6 @@ from jax.typing import DTypeLike
 from litv2_jax.models.initializers import linear_kernel
 from litv2_jax.models.linear import Linear
 from litv2_jax.ops.attention import attend, attend_in_windows
-from litv2_jax.ops.linear import add_bias, multiply
 
 
 class HiLo(nnx.Module):
@@ -45,7 +43,7 @@ class HiLo(nnx.Module):
             num_heads: Heads of both branches together.
             window_size: Side of the windows in positions; 1 is plain multi-head
                 attention whatever `alpha` is.
-            alpha: Share of the heads that are Lo-Fi; `int(num_heads * alpha)` are.
+            alpha: Fraction of the heads that are Lo-Fi; `int(num_heads * alpha)` are.
             qkv_bias: Whether the query, key and value projections have a bias.
             qk_scale: Factor of the attention logits; None is `head_dim ** -0.5`.
             rngs: Stream `params` initialises the layer.
@@ -85,59 +83,32 @@ class HiLo(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         height, width = x.shape[1:3]
-        pad = [(0, 0), (0, -height % self.window_size), (0, -width % self.window_size)]
-        x = jnp.pad(x, [*pad, (0, 0)])
-        layers, outputs = {}, []
+        s = self.window_size
+        x = jnp.pad(x, [(0, 0), (0, -height % s), (0, -width % s), (0, 0)])
+        outputs = []
         if self.high_heads:
-            layers["high_qkv"] = self.high_qkv
+            outputs.append(self._attend_high(x))
         if self.low_heads:
-            layers["low_q"] = self.low_q
-        if self.low_heads and self.window_size == 1:
-            layers["low_kv"] = self.low_kv
-        projected = _project_together(x, layers)
-        if self.high_heads:
-            outputs.append(self._attend_high(projected["high_qkv"]))
-        if self.low_heads:
-            # Averaged before it is projected, of fewer positions.
-            kv = projected.get("low_kv")
-            kv = self.low_kv(_average(x, self.window_size)) if kv is None else kv
-            outputs.append(self._attend_low(projected["low_q"], kv))
+            outputs.append(self._attend_low(x))
         return jnp.concatenate(outputs, axis=-1)[:, :height, :width]
 
-    def _attend_high(self, qkv: jax.Array) -> jax.Array:
-        """Attention inside each window: [B, H, W, 3 * Hi-Fi channels] -> a third."""
+    def _attend_high(self, x: jax.Array) -> jax.Array:
+        """Attention inside each window: [B, H, W, C] -> [B, H, W, Hi-Fi channels]."""
         x = attend_in_windows(
-            qkv,
+            self.high_qkv(x),
             num_heads=self.high_heads,
             window_size=self.window_size,
             scale=self.scale,
         )
         return self.high_out(x)
 
-    def _attend_low(self, q: jax.Array, kv: jax.Array) -> jax.Array:
-        """Attention to window averages: queries [B, H, W, Lo-Fi channels] -> the same.
-
-        Keys and values are [B, H / s, W / s, 2 * Lo-Fi channels].
-        """
-        n, height = self.low_heads, q.shape[1]
-        q = rearrange(q, "b h w (n d) -> b (h w) n d", n=n)
-        k, v = rearrange(kv, "b h w (k n d) -> k b (h w) n d", k=2, n=n)
-        x: jax.Array = attend(q, k, v, self.scale)
-        return self.low_out(rearrange(x, "b (h w) n d -> b h w (n d)", h=height))
-
-
-def _project_together(x: jax.Array, layers: dict[str, Linear]) -> dict[str, jax.Array]:
-    """Applies layers that read the same input, as one matrix product."""
-    dtype = next(iter(layers.values())).dtype
-    kernels = [layer.kernel[...] for layer in layers.values()]
-    y: jax.Array = multiply(x.astype(dtype), jnp.concatenate(kernels, axis=1))
-    biases = [layer.bias[...] for layer in layers.values() if layer.bias is not None]
-    if biases:
-        y = add_bias(y, jnp.concatenate(biases))
-    ends = np.cumsum([kernel.shape[1] for kernel in kernels[:-1]])
-    return dict(zip(layers, jnp.split(y, ends, axis=-1), strict=True))
-
-
-def _average(x: jax.Array, size: int) -> jax.Array:
-    """Returns the averages of windows: [B, H, W, C] -> [B, H / size, W / size, C]."""
-    return reduce(x, "b (r s) (c t) d -> b r c d", "mean", s=size, t=size)
+    def _attend_low(self, x: jax.Array) -> jax.Array:
+        """Attention to window averages: [B, H, W, C] -> [B, H, W, Lo-Fi channels]."""
+        n, s = self.low_heads, self.window_size
+        q = rearrange(self.low_q(x), "b h w (n d) -> b (h w) n d", n=n)
+        pooled = reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=s, t=s)
+        k, v = rearrange(
+            self.low_kv(pooled), "b h w (k n d) -> k b (h w) n d", k=2, n=n
+        )
+        y = attend(q, k, v, self.scale)
+        return self.low_out(rearrange(y, "b (h w) n d -> b h w (n d)", h=x.shape[1]))

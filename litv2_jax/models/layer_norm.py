@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from litv2_jax.ops.layer_norm import layer_norm, normalise
+from litv2_jax.ops.layer_norm import layer_norm, normalize
 
 # PyTorch's; flax adds 1e-6.
 EPSILON = 1e-5
@@ -36,4 +36,4 @@ class PlainLayerNorm(nnx.Module):
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return normalise(x, EPSILON).astype(self.dtype)
+        return normalize(x, EPSILON).astype(self.dtype)

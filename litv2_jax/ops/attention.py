@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from litv2_jax.ops.forms import has_cudnn_attention, run_fastest
+from litv2_jax.ops.implementations import Operation
 
 
 def attend_in_windows(
@@ -25,13 +25,9 @@ def attend_in_windows(
         [B, H, W, N * D] in the type of `qkv`; the softmax is computed in float32 at
         least.
     """
-    forms = {
-        name: functools.partial(
-            form, num_heads=num_heads, window_size=window_size, scale=scale
-        )
-        for name, form in WINDOW_FORMS.items()
-    }
-    return run_fastest("window_attention", forms, qkv)
+    return _WINDOW_ATTENTION(
+        qkv, num_heads=num_heads, window_size=window_size, scale=scale
+    )
 
 
 def _attend_batched(
@@ -54,8 +50,8 @@ def _attend_elementwise(
 ) -> jax.Array:
     """Products and sums over whole maps, once for each position of a window as key.
 
-    Neither is anything transposed nor is there a matrix product, so that a GPU's
-    compiler makes a few kernels that read and write each array once.
+    No transposes and no matrix products: XLA makes a few kernels for a GPU, which read
+    and write each array once.
     """
     exact = jnp.promote_types(qkv.dtype, jnp.float32)
     s = window_size
@@ -77,7 +73,12 @@ def _attend_elementwise(
     return rearrange(y, "b r s c t n d -> b (r s) (c t) (n d)").astype(qkv.dtype)
 
 
-WINDOW_FORMS = {"batched": _attend_batched, "elementwise": _attend_elementwise}
+_WINDOW_ATTENTION = Operation(
+    "window_attention",
+    {"batched": _attend_batched, "elementwise": _attend_elementwise},
+    cpu="batched",
+    default="elementwise",
+)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
@@ -92,24 +93,20 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
     Returns:
         [B, N, heads, D] in the type of `q`; logits and softmax are float32 at least.
     """
-    forms = {
-        name: functools.partial(form, scale=scale)
-        for name, form in ATTENTION_FORMS.items()
-    }
-    return run_fastest("attention", forms, q, k, v)
+    return _ATTENTION(q, k, v, scale=scale)
 
 
 def _attend_plain(
     q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
 ) -> jax.Array:
-    """JAX's own."""
+    """`jax.nn.dot_product_attention`."""
     return jax.nn.dot_product_attention(q, k, v, scale=scale)
 
 
 def _attend_padded(
     q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
 ) -> jax.Array:
-    """With its own derivative, and sizes that matrix units take as they are."""
+    """With a derivative of its own, and numbers of rows that tensor cores take."""
     return _attend_padded_at(q, k, v, scale)
 
 
@@ -121,8 +118,8 @@ def _attend_padded_at(
 
 
 def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float):
-    # Matrix units take rows by the eight: padding what is small, here, spares XLA to
-    # pad the weights, which are large, for each of its products.
+    # Tensor cores need multiples of 8: padding q, k and v, which are small, saves XLA
+    # from padding the weights, which are large, for each product.
     num_queries, num_keys = q.shape[1], k.shape[1]
     q, k, v = (_pad_to_multiple(x, 8) for x in (q, k, v))
     exact = jnp.promote_types(q.dtype, jnp.float32)
@@ -153,18 +150,24 @@ def _attend_backward(scale: float, residuals, grad: jax.Array):
 _attend_padded_at.defvjp(_attend_forward, _attend_backward)
 
 
-def _attend_flash(
+def _attend_cudnn(
     q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
 ) -> jax.Array:
-    """By cuDNN, which keeps the weights on the chip; padded where it does not run."""
+    """By cuDNN, which keeps the weights on the chip; padded for types it lacks."""
     dim = q.shape[-1]
     is_rounded = q.dtype in (jnp.bfloat16, jnp.float16)
-    if is_rounded and dim % 8 == 0 and dim <= 128 and has_cudnn_attention():
-        return attend_evenly(q, k, v, scale=scale, implementation="cudnn")
+    if is_rounded and dim % 8 == 0 and dim <= 128:
+        return attend_even_lengths(q, k, v, scale=scale, implementation="cudnn")
     return _attend_padded(q, k, v, scale=scale)
 
 
-def attend_evenly(
+def _attend_gpu(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float) -> jax.Array:
+    """By cuDNN where this machine's GPUs have it."""
+    attend = _attend_cudnn if has_cudnn_attention() else _attend_padded
+    return attend(q, k, v, scale=scale)
+
+
+def attend_even_lengths(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -172,7 +175,7 @@ def attend_evenly(
     scale: float,
     implementation: Literal["cudnn", "xla"],
 ) -> jax.Array:
-    """JAX's own, with even numbers of queries and keys, as cuDNN needs in training.
+    """Attention of JAX with even lengths, as cuDNN needs in training.
 
     Args:
         q: [B, N, heads, D].
@@ -192,15 +195,15 @@ def attend_evenly(
         k,
         v,
         scale=scale,
-        query_seq_lengths=repeat_for_images(num_queries, q) if is_padded else None,
-        key_value_seq_lengths=repeat_for_images(num_keys, q) if is_padded else None,
+        query_seq_lengths=lengths_per_image(num_queries, q) if is_padded else None,
+        key_value_seq_lengths=lengths_per_image(num_keys, q) if is_padded else None,
         implementation=implementation,
     )
     return y[:, :num_queries]
 
 
-def repeat_for_images(number: int, q: jax.Array) -> jax.Array:
-    """Returns a number for each image of `q`, on the device that has the image.
+def lengths_per_image(number: int, q: jax.Array) -> jax.Array:
+    """Returns a length for each image of `q`, on the device that has the image.
 
     Of a constant array, cuDNN's attention would be given the numbers for all images on
     each device. One less for an image that is infinite already keeps XLA from seeing
@@ -209,11 +212,27 @@ def repeat_for_images(number: int, q: jax.Array) -> jax.Array:
     return number - jnp.isinf(q[:, 0, 0, 0]).astype(jnp.int32)
 
 
-ATTENTION_FORMS = {
-    "plain": _attend_plain,
-    "padded": _attend_padded,
-    "flash": _attend_flash,
-}
+@functools.cache
+def has_cudnn_attention() -> bool:
+    """Returns whether this machine's GPUs are NVIDIA's from Ampere on."""
+    try:
+        devices = jax.devices("cuda")
+    except RuntimeError:  # There is no such platform.
+        return False
+    return all(float(device.compute_capability) >= 8 for device in devices)
+
+
+_ATTENTION = Operation(
+    "attention",
+    {
+        "plain": _attend_plain,
+        "padded": _attend_padded,
+        "cudnn": _attend_cudnn,
+        "gpu": _attend_gpu,
+    },
+    cpu="padded",
+    default="gpu",
+)
 
 
 def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:

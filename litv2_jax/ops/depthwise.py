@@ -5,11 +5,10 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from litv2_jax.ops.forms import run_fastest
 from litv2_jax.ops.gelu import gelu, gelu_derivative
+from litv2_jax.ops.implementations import Operation
 
 
-@jax.custom_vjp
 def depthwise_conv3x3_gelu(
     x: jax.Array, kernel: jax.Array, bias: jax.Array
 ) -> jax.Array:
@@ -26,12 +25,31 @@ def depthwise_conv3x3_gelu(
     Returns:
         [B, H, W, C] in the type of `x`.
     """
+    return _DEPTHWISE(x, kernel, bias)
+
+
+def _apply_convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """By XLA's grouped convolution, which other runtimes know as one node."""
+    y = jax.lax.conv_general_dilated(
+        _exact(x),
+        _exact(kernel),
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+    return gelu(y + _exact(bias)[None, None, None]).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _apply_shifts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """By a sum of shifted maps, with a derivative that reads and writes little."""
     return gelu(_convolve(x, kernel) + _exact(bias)[None, None, None]).astype(x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
     y = _convolve(x, kernel) + _exact(bias)[None, None, None]
-    # The barrier has XLA keep the rounded array; it would keep both.
+    # The barrier makes XLA save only the rounded residual instead of both.
     kept = jax.lax.optimization_barrier(y.astype(x.dtype))
     return gelu(y).astype(x.dtype), (x, kernel, bias, kept)
 
@@ -39,17 +57,24 @@ def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
 def _backward(residuals: tuple[jax.Array, ...], grad: jax.Array):
     x, kernel, bias, y = residuals
     grad = (_exact(grad) * gelu_derivative(y)).astype(x.dtype)
-    # Left alone, XLA computes this anew in each of its ten uses below: the update of
+    # Left alone, XLA recomputes this in each of its ten uses below: a training step of
     # one block then moves twice the bytes on an H200.
     grad = jax.lax.optimization_barrier(grad)
     # The transposed convolution is the one with the kernel turned by 180 degrees.
     grad_x = _convolve(grad, kernel[::-1, ::-1]).astype(x.dtype)
-    sums = run_fastest("depthwise_gradient", GRADIENT_FORMS, x, grad)
+    sums = _GRADIENT(x, grad)
     grad_kernel = sums[:9].reshape(kernel.shape).astype(kernel.dtype)
     return grad_x, grad_kernel, sums[9].astype(bias.dtype)
 
 
-depthwise_conv3x3_gelu.defvjp(_forward, _backward)
+_apply_shifts.defvjp(_forward, _backward)
+
+_DEPTHWISE = Operation(
+    "depthwise",
+    {"shifts": _apply_shifts, "convolution": _apply_convolution},
+    cpu="shifts",
+    default="shifts",
+)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -103,7 +128,12 @@ def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
 
 # (x, gradient of the sum) [B, H, W, C] -> the nine gradients of the kernel, row by row,
 # and that of the bias [10, C].
-GRADIENT_FORMS = {"concatenated": _sum_concatenated, "tiled": _sum_tiled}
+_GRADIENT = Operation(
+    "depthwise_gradient",
+    {"tiled": _sum_tiled, "concatenated": _sum_concatenated},
+    cpu="tiled",
+    default="concatenated",
+)
 
 
 def _shifts(x: jax.Array) -> Iterator[jax.Array]:

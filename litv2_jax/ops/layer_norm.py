@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from litv2_jax.ops.forms import run_fastest
+from litv2_jax.ops.implementations import Operation
 
 
 def layer_norm(
@@ -16,8 +16,8 @@ def layer_norm(
     """Normalises each vector along the last axis (arXiv:1607.06450).
 
     In float32 at least, by two passes: the mean of squares minus the square of the mean
-    is off by 3e-5 where the mean is 10, and this by 1.6e-6. Only training on numbers of
-    sixteen bits takes one pass, except on a CPU.
+    is off by 3e-5 where the mean is 10, and this by 1.6e-6. Only training on 16-bit
+    inputs takes one pass, except on a CPU.
 
     Args:
         x: [..., C].
@@ -29,34 +29,26 @@ def layer_norm(
     Returns:
         [..., C].
     """
-    forms = {
-        name: functools.partial(_layer_norm, epsilon=epsilon, dtype=dtype, sums=sums)
-        for name, sums in FORMS.items()
-    }
-    return run_fastest("layer_norm", forms, x, scale, bias)
+    return _LAYER_NORM(x, scale, bias, epsilon=epsilon, dtype=dtype)
 
 
-def normalise(x: jax.Array, epsilon: float) -> jax.Array:
+def normalize(x: jax.Array, epsilon: float) -> jax.Array:
     """Returns the same without scale and bias, in float32 at least: [..., C]."""
-    forms = {
-        name: functools.partial(_normalise, epsilon=epsilon, sums=sums)
-        for name, sums in FORMS.items()
-    }
-    return run_fastest("layer_norm", forms, x)
+    return _LAYER_NORM(x, epsilon=epsilon)
 
 
 class Sums(NamedTuple):
-    """A way to add up.
+    """The two reductions that LayerNorm needs.
 
     Attributes:
         average: Over channels, [..., C] -> [..., 1].
         total: Over all positions, of two arrays [..., C] -> [C].
-        reads_once: Whether training reads numbers of sixteen bits but once.
+        single_pass: Whether training reads 16-bit inputs in a single pass.
     """
 
     average: Callable[[jax.Array], jax.Array]
     total: Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-    reads_once: bool
+    single_pass: bool
 
 
 def _average(x: jax.Array) -> jax.Array:
@@ -86,19 +78,15 @@ def _total_by_product(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]
 
 # On a CPU XLA leaves sums along rows to a library, and with them the matrix product
 # that reads the result; what the library reads is broadcast to whole maps in memory.
-FORMS = {
-    "sums": Sums(_average, _total, reads_once=True),
-    "products with ones": Sums(
-        _average_by_product, _total_by_product, reads_once=False
-    ),
-}
+_SUM = Sums(_average, _total, single_pass=True)
+_MATMUL = Sums(_average_by_product, _total_by_product, single_pass=False)
 
 
-def _normalise(x: jax.Array, epsilon: float, sums: Sums) -> jax.Array:
-    return _standardise(x, *_measure(x, epsilon, sums))
+def _normalize(x: jax.Array, epsilon: float, sums: Sums) -> jax.Array:
+    return _standardize(x, *_measure(x, epsilon, sums))
 
 
-def _standardise(x: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
+def _standardize(x: jax.Array, mean: jax.Array, inverse: jax.Array) -> jax.Array:
     return (x.astype(mean.dtype) - mean) * inverse
 
 
@@ -112,10 +100,10 @@ def _measure(x: jax.Array, epsilon: float, sums: Sums) -> tuple[jax.Array, jax.A
 def _measure_once(
     x: jax.Array, epsilon: float, sums: Sums
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the same of numbers of sixteen bits, both sums from one reading.
+    """Returns the same of 16-bit inputs, in a single pass.
 
-    The digits that this loses are few beside those that numbers of the same size lost
-    when they were rounded to sixteen bits.
+    The digits that this loses are few beside those that such inputs lost when they were
+    rounded to 16 bits.
     """
     x = x.astype(jnp.float32)
     mean = sums.average(x)
@@ -127,15 +115,15 @@ def _measure_once(
 def _layer_norm(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype, sums: Sums
 ) -> jax.Array:
-    return _scale(_normalise(x, epsilon, sums), scale, bias, dtype)
+    return _scale(_normalize(x, epsilon, sums), scale, bias, dtype)
 
 
 def _forward(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype, sums: Sums
 ):
-    is_once = sums.reads_once and x.dtype.itemsize == 2
+    is_once = sums.single_pass and x.dtype.itemsize == 2
     mean, inverse = (_measure_once if is_once else _measure)(x, epsilon, sums)
-    y = _scale(_standardise(x, mean, inverse), scale, bias, dtype)
+    y = _scale(_standardize(x, mean, inverse), scale, bias, dtype)
     return y, (x, mean, inverse, scale, bias)
 
 
@@ -150,9 +138,9 @@ def _backward(
     x, mean, inverse, scale, bias = residuals
 
     def prepare(x: jax.Array, grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _standardise(x, mean, inverse), grad.astype(mean.dtype)
+        return _standardize(x, mean, inverse), grad.astype(mean.dtype)
 
-    # The barrier has XLA compute the terms of these sums twice rather than keep them,
+    # The barrier has XLA compute the terms of these sums twice instead of keeping them,
     # in float32, for use below.
     normal, exact = prepare(*jax.lax.optimization_barrier((x, grad)))
     grad_scale, grad_bias = sums.total(exact * normal, exact)
@@ -173,6 +161,25 @@ _layer_norm.defvjp(_forward, _backward)
 
 def _scale(normal: jax.Array, scale: jax.Array, bias: jax.Array, dtype) -> jax.Array:
     return (normal * _as_row(scale, normal) + _as_row(bias, normal)).astype(dtype)
+
+
+def _normalize_with(
+    x: jax.Array, *scale_and_bias: jax.Array, sums: Sums, epsilon: float, dtype=None
+) -> jax.Array:
+    if not scale_and_bias:
+        return _normalize(x, epsilon, sums)
+    return _layer_norm(x, *scale_and_bias, epsilon, dtype, sums)
+
+
+_LAYER_NORM = Operation(
+    "layer_norm",
+    {
+        "matmul": functools.partial(_normalize_with, sums=_MATMUL),
+        "sum": functools.partial(_normalize_with, sums=_SUM),
+    },
+    cpu="matmul",
+    default="sum",
+)
 
 
 def _as_row(vector: jax.Array, like: jax.Array) -> jax.Array:

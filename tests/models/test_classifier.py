@@ -60,7 +60,7 @@ def tiny_model(case: dict):
     )
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize(
     ("name", "mode"),
     [

@@ -25,7 +25,7 @@ def _is_amd() -> bool:
     return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("name", CASES)
 def test_matches_pytorch(request, name):
     if "det_25x38" in name and "GPU" in request.node.name and _is_amd():

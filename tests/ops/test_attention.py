@@ -7,12 +7,19 @@ import pytest
 
 from litv2_jax.ops import attention
 from litv2_jax.ops.attention import (
-    ATTENTION_FORMS,
-    WINDOW_FORMS,
-    attend_evenly,
+    attend_even_lengths,
     attend_in_windows,
-    repeat_for_images,
+    lengths_per_image,
 )
+from litv2_jax.ops.implementations import OPERATIONS
+
+WINDOW_ATTENTION = OPERATIONS["window_attention"].implementations
+# On a CPU there is no cuDNN.
+ATTENTION = {
+    name: function
+    for name, function in OPERATIONS["attention"].implementations.items()
+    if name != "cudnn"
+}
 
 # Window size, then height and width of the map.
 WINDOWS = [(2, 4, 6), (3, 6, 3), (4, 4, 8)]
@@ -60,7 +67,7 @@ def test_windows_attend_to_themselves(window_size, height, width):
     expected = differentiate(
         functools.partial(attend_window_by_window, **options), *arguments
     )
-    for form in WINDOW_FORMS.values():
+    for form in WINDOW_ATTENTION.values():
         actual = differentiate(functools.partial(form, **options), *arguments)
         assert_close(actual, expected, rtol=1e-5, atol=2e-6)
 
@@ -77,12 +84,12 @@ def test_the_chosen_form_gets_all_options():
     assert_close(actual, expected, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", WINDOW_FORMS)
+@pytest.mark.parametrize("form", WINDOW_ATTENTION)
 def test_windows_in_bfloat16_are_close(form):
     options = {"num_heads": 2, "window_size": 2, "scale": 0.7}
     qkv = draw(2, 4, 6, 30).astype(jnp.bfloat16)
     cotangent = draw(2, 4, 6, 10, seed=1).astype(jnp.bfloat16)
-    function = functools.partial(WINDOW_FORMS[form], **options)
+    function = functools.partial(WINDOW_ATTENTION[form], **options)
     actual = differentiate(function, cotangent, qkv)
     exact = differentiate(
         function, cotangent.astype(jnp.float32), qkv.astype(jnp.float32)
@@ -99,11 +106,11 @@ def draw_attention(num_queries, num_keys, heads=2, dim=4):
 
 
 # Neither number is a multiple of eight, to which rows are padded, then both are.
-@pytest.mark.parametrize("form", ATTENTION_FORMS)
+@pytest.mark.parametrize("form", ATTENTION)
 @pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (1, 1), (8, 16)])
 def test_attention_is_that_of_jax(sizes, form):
     arguments = draw_attention(*sizes)
-    function = functools.partial(ATTENTION_FORMS[form], scale=0.7)
+    function = functools.partial(ATTENTION[form], scale=0.7)
     actual = differentiate(function, *arguments)
     expected = differentiate(
         functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
@@ -115,7 +122,7 @@ def test_attention_is_that_of_jax(sizes, form):
 @pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (49, 49), (4, 2), (1, 2)])
 def test_what_is_added_to_be_even_counts_for_nothing(sizes):
     arguments = draw_attention(*sizes)
-    function = functools.partial(attend_evenly, scale=0.7, implementation="xla")
+    function = functools.partial(attend_even_lengths, scale=0.7, implementation="xla")
     actual = differentiate(function, *arguments)
     expected = differentiate(
         functools.partial(jax.nn.dot_product_attention, scale=0.7), *arguments
@@ -127,7 +134,7 @@ def test_lengths_lie_where_the_images_are():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     q = jax.device_put(draw(16, 5, 2, 8), split)
-    lengths = jax.jit(repeat_for_images, static_argnums=0)(5, q)
+    lengths = jax.jit(lengths_per_image, static_argnums=0)(5, q)
     assert lengths.tolist() == [5] * 16
     assert lengths.sharding.is_equivalent_to(split, 1)
 
@@ -148,21 +155,21 @@ def test_cudnn_is_left_what_it_takes(monkeypatch, dtype, dim, has_cudnn, expecte
 
     def attend_on_a_gpu(q, k, v, *, scale, implementation):
         calls.append(implementation)
-        return attend_evenly(q, k, v, scale=scale, implementation="xla")
+        return attend_even_lengths(q, k, v, scale=scale, implementation="xla")
 
     monkeypatch.setattr(attention, "has_cudnn_attention", lambda: has_cudnn)
-    monkeypatch.setattr(attention, "attend_evenly", attend_on_a_gpu)
+    monkeypatch.setattr(attention, "attend_even_lengths", attend_on_a_gpu)
     q, k, v = (x.astype(dtype) for x in draw_attention(6, 3, dim=dim)[1:])
-    y = ATTENTION_FORMS["flash"](q, k, v, scale=0.7)
+    y = OPERATIONS["attention"].implementations["gpu"](q, k, v, scale=0.7)
     assert calls == ["cudnn"] * expected
     assert y.dtype == dtype
     assert y.shape == q.shape
 
 
-@pytest.mark.parametrize("form", ATTENTION_FORMS)
+@pytest.mark.parametrize("form", ATTENTION)
 def test_attention_in_bfloat16_is_close(form):
     arguments = [x.astype(jnp.bfloat16) for x in draw_attention(21, 9)]
-    function = functools.partial(ATTENTION_FORMS[form], scale=0.7)
+    function = functools.partial(ATTENTION[form], scale=0.7)
     actual = differentiate(function, *arguments)
     exact = differentiate(
         functools.partial(jax.nn.dot_product_attention, scale=0.7),
@@ -173,14 +180,14 @@ def test_attention_in_bfloat16_is_close(form):
     assert_close(actual, expected, rtol=0.02, atol=0.06)
 
 
-@pytest.mark.parametrize("form", [*ATTENTION_FORMS, *WINDOW_FORMS])
+@pytest.mark.parametrize("form", [*ATTENTION, *WINDOW_ATTENTION])
 def test_far_off_logits_stay_finite(form):
-    if form in ATTENTION_FORMS:
-        function = functools.partial(ATTENTION_FORMS[form], scale=1e4)
+    if form in ATTENTION:
+        function = functools.partial(ATTENTION[form], scale=1e4)
         found = differentiate(function, *draw_attention(5, 3))
     else:
         options = {"num_heads": 2, "window_size": 2, "scale": 1e4}
-        function = functools.partial(WINDOW_FORMS[form], **options)
+        function = functools.partial(WINDOW_ATTENTION[form], **options)
         found = differentiate(function, draw(1, 2, 4, 8, seed=1), draw(1, 2, 4, 24))
     assert all(np.isfinite(x).all() for x in found)
     # Each query takes the one value whose logit is the largest.

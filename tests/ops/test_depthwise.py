@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops import forms
-from litv2_jax.ops.depthwise import GRADIENT_FORMS, depthwise_conv3x3_gelu
+from litv2_jax import use_implementation
+from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 
 
 def plain(x, kernel, bias):
@@ -24,18 +24,27 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("form", GRADIENT_FORMS)
+@pytest.mark.parametrize(
+    "implementation",
+    [
+        {"depthwise_gradient": "tiled"},
+        {"depthwise_gradient": "concatenated"},
+        {"depthwise": "convolution"},
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 6)])
-def test_is_a_grouped_convolution_with_gelu(size, form, monkeypatch):
-    monkeypatch.setitem(forms.FASTEST, "depthwise_gradient", (form, form))
+def test_is_a_grouped_convolution_with_gelu(size, implementation):
     arguments = draw(2, *size, 5), draw(3, 3, 1, 5, seed=1), draw(5, seed=2)
+    cotangent = draw(2, *size, 5, seed=3)
 
-    actual, vjp = jax.vjp(depthwise_conv3x3_gelu, *arguments)
+    with use_implementation(**implementation):
+        actual, vjp = jax.vjp(depthwise_conv3x3_gelu, *arguments)
+        gradients = vjp(cotangent)
     expected, expected_vjp = jax.vjp(plain, *arguments)
 
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    cotangent = draw(2, *size, 5, seed=3)
-    for ours, theirs in zip(vjp(cotangent), expected_vjp(cotangent), strict=True):
+    for ours, theirs in zip(gradients, expected_vjp(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 

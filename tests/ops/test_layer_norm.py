@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from litv2_jax.ops.layer_norm import layer_norm, normalise
+from litv2_jax.ops.layer_norm import layer_norm, normalize
 
 EPSILON = 1e-5
 
@@ -29,13 +29,13 @@ def differentiate(function, x, scale, bias):
     return jax.jit(run)(x, scale, bias)
 
 
-def normalise_exactly(x):
+def normalize_exactly(x):
     x = np.asarray(x, np.float64)
     x = x - x.mean(-1, keepdims=True)
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + EPSILON)
 
 
-def normalise_both_ways(x):
+def normalize_both_ways(x):
     """As in inference, and as in training, which may take the sums another way."""
 
     def run(x):
@@ -45,7 +45,7 @@ def normalise_both_ways(x):
     return jax.jit(run)(x), jax.jit(lambda x: jax.vjp(run, x)[0])(x)
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("shape", [(2, 3, 5, 12), (4, 7), (3,)])
 @pytest.mark.parametrize("epsilon", [EPSILON, 0.3])
 def test_output_and_gradients_are_those_of_flax(shape, epsilon):
@@ -58,38 +58,38 @@ def test_output_and_gradients_are_those_of_flax(shape, epsilon):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 def test_a_mean_far_from_zero_costs_no_digits():
     x = draw(64, 96) + 10
     ones, zeros = jnp.ones(96), jnp.zeros(96)
     actual = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
-    np.testing.assert_allclose(actual, normalise_exactly(x), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(actual, normalize_exactly(x), rtol=0, atol=5e-6)
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("mean", [0, 30])
-def test_what_comes_in_bfloat16_is_normalised_in_float32(mean):
+def test_what_comes_in_bfloat16_is_normalized_in_float32(mean):
     x = (draw(64, 96) + mean).astype(jnp.bfloat16)
-    for y in normalise_both_ways(x):
-        np.testing.assert_allclose(y, normalise_exactly(x), rtol=0, atol=3e-4)
+    for y in normalize_both_ways(x):
+        np.testing.assert_allclose(y, normalize_exactly(x), rtol=0, atol=3e-4)
 
 
-@pytest.mark.usefixtures("all_forms")
+@pytest.mark.usefixtures("all_implementations")
 def test_equal_numbers_of_bfloat16_stay_finite():
-    for y in normalise_both_ways(jnp.full((4, 96), 77.7, jnp.bfloat16)):
+    for y in normalize_both_ways(jnp.full((4, 96), 77.7, jnp.bfloat16)):
         assert np.abs(y).max() < 1e-2
     # So many that the difference of the two sums comes out below zero for some.
     numbers = jnp.geomspace(1, 1000, 64, dtype=jnp.bfloat16)
-    for y in normalise_both_ways(jnp.repeat(numbers[:, None], 769, axis=1)):
+    for y in normalize_both_ways(jnp.repeat(numbers[:, None], 769, axis=1)):
         assert np.abs(y).max() < 0.5
 
 
-@pytest.mark.usefixtures("all_forms")
-def test_bfloat16_is_normalised_to_float32():
+@pytest.mark.usefixtures("all_implementations")
+def test_bfloat16_is_normalized_to_float32():
     x = (draw(8, 96) + 10).astype(jnp.bfloat16)
-    normal = jax.jit(lambda x: normalise(x, EPSILON))(x)
+    normal = jax.jit(lambda x: normalize(x, EPSILON))(x)
     assert normal.dtype == jnp.float32
-    np.testing.assert_allclose(normal, normalise_exactly(x), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(normal, normalize_exactly(x), rtol=0, atol=5e-6)
 
 
 def test_bfloat16_is_rounded_once():
@@ -100,7 +100,7 @@ def test_bfloat16_is_rounded_once():
     )
     assert (y.dtype, grad_x.dtype) == (jnp.bfloat16, jnp.bfloat16)
     assert (grad_scale.dtype, grad_bias.dtype) == (jnp.float32, jnp.float32)
-    exact = normalise_exactly(x) * np.asarray(scale) + np.asarray(bias)
+    exact = normalize_exactly(x) * np.asarray(scale) + np.asarray(bias)
     # Half a step of bfloat16.
     np.testing.assert_allclose(
         np.asarray(y, np.float32), exact, rtol=1.01 * 2**-8, atol=1e-5
@@ -112,4 +112,4 @@ def test_bfloat16_gives_float32_if_asked():
     ones, zeros = jnp.ones(96), jnp.zeros(96)
     y = jax.jit(lambda x: layer_norm(x, ones, zeros, EPSILON, jnp.float32))(x)
     assert y.dtype == jnp.float32
-    np.testing.assert_allclose(y, normalise_exactly(x), rtol=0, atol=5e-6)
+    np.testing.assert_allclose(y, normalize_exactly(x), rtol=0, atol=5e-6)
