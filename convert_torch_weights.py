@@ -1,10 +1,10 @@
-"""Turns a published PyTorch file into a checkpoint of ours, completely or not at all.
+"""Converts a published PyTorch file to a checkpoint, completely or not at all.
 
 python convert_torch_weights.py litv2_s.pth weights/litv2_s
 python convert_torch_weights.py litv2_s.pth weights/fpn --model semantic_fpn_litv2_s
 python convert_torch_weights.py weights/litv2_s litv2_s.safetensors --to-torch
 
-PyTorch is not needed, and nothing in the file is run.
+PyTorch is not needed, and nothing in the file is executed.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _HEADS_UNKNOWN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Converts as the command line says; exits with 1 and a sentence if it cannot."""
+    """Converts as the command line says; prints an error and exits with status 1."""
     options = _parse(arguments)
     try:
         if options.to_torch:
@@ -54,7 +54,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("source", type=expand_path, help=".pth, .pt or .safetensors file")
     add("output", type=expand_path, help="folder to create")
     add("--entry", help="which weights of the file to take, such as model_ema")
-    add("--model", choices=list_all_models(), help="found by itself if left out")
+    add(
+        "--model",
+        choices=list_all_models(),
+        help="recognized from the file if left out",
+    )
     add("--num-classes", type=int, help="start with a new head for so many classes")
     sizes = parser.add_argument_group("sizes that are not those of the variant")
     sizes.add_argument("--embed-dim", type=int)
@@ -64,7 +68,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--to-torch",
         action="store_true",
-        help="the way back: source is a checkpoint or the workdir of a run, output a "
+        help="convert to PyTorch: source is a checkpoint or the workdir of a run, output a "
         ".pth, .pt or .safetensors file",
     )
     return parser.parse_args(arguments)
@@ -134,7 +138,7 @@ def _create_model(
 def _describe(
     options: argparse.Namespace, shapes: identify.Shapes, config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns what the checkpoint is to say of its model."""
+    """Returns the description of the model to store in the checkpoint."""
     names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
     found = identify.read_architecture(shapes)

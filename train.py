@@ -1,4 +1,4 @@
-"""Trains a model, or goes on training it where an earlier start was interrupted.
+"""Trains a model; resumes from the latest checkpoint, if any.
 
 python train.py --config configs/demo.py:digits --workdir runs/digits
 python train.py --config configs/imagenet.py:litv2_s --workdir runs/s --config.seed=1
@@ -42,7 +42,7 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Folder for checkpoints, logs and the report."
 )
 _DRY_RUN = flags.DEFINE_bool(
-    "dry-run", False, "Say what the run would take; train and write nothing."
+    "dry-run", False, "Print steps, memory and time; train and write nothing."
 )
 _NO_DATA = flags.DEFINE_bool(
     "no-data",
@@ -52,7 +52,7 @@ _NO_DATA = flags.DEFINE_bool(
 _EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
 _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
 _CHANGE_CONFIG = flags.DEFINE_bool(
-    "change-config", False, "Resume a run although its settings were others."
+    "change-config", False, "Resume a run although its settings have changed."
 )
 _SKIP_DAMAGED = flags.DEFINE_bool(
     "skip-damaged", False, "Resume from the latest checkpoint that is not damaged."

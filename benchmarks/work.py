@@ -32,7 +32,7 @@ class PreparedWork:
         """Compiles and warms up.
 
         Args:
-            case: See there.
+            case: The case to measure.
             with_options: Whether XLA is given `litv2_jax.compiler_options()`.
         """
         create = create_update if case.work == "train" else create_forward

@@ -1,4 +1,4 @@
-"""Models with their weights: `litv2_jax.create_model`, and what a checkpoint says."""
+"""Models with their weights: `litv2_jax.create_model` and stored descriptions."""
 
 from os import PathLike
 from pathlib import Path
@@ -85,7 +85,7 @@ def load_weights(
 
 
 def describe(path: str | PathLike) -> dict[str, Any]:
-    """Returns what a checkpoint says of its model: `model`, `input`, `class_names`.
+    """Returns the model description in a checkpoint: `model`, `input`, `class_names`.
 
     Args:
         path: A checkpoint, or the workdir of a run, whose best checkpoint is taken.

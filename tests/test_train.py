@@ -81,8 +81,8 @@ def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
     lines = [line for line in result.stdout.splitlines() if "  " in line]
     facts = dict(line.split("  ", 1) for line in lines)
     assert "1,437 images to train on, 360 to evaluate" in facts["data"]
-    assert "330, 22 to an epoch" in facts["updates"]
-    assert "1e-05 at update 330" in facts["learning rate"]
+    assert "330, 22 to an epoch" in facts["steps"]
+    assert "1e-05 at step 330" in facts["learning rate"]
     assert "hours in all" in facts["time"]
     assert "GiB on each device" in facts["memory"]
     assert "1 to train, 1 to evaluate, 1 to draw" in facts["programs"]

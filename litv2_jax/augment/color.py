@@ -21,7 +21,7 @@ def count_levels(images: jax.Array) -> jax.Array:
         images: [B, H, W, 3] uint8.
     """
     pixels = images.reshape(images.shape[0], -1, 3)
-    # Mapped, not indexed, so that the images of a batch can lie on several devices.
+    # By vmap, so that the batch axis stays sharded: an index into it would be gathered.
     count_channels = jax.vmap(_count, in_axes=1, out_axes=1)
     return jax.vmap(count_channels)(pixels)
 

@@ -9,7 +9,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: jax.Array) -> jax.Array:
-    """Takes off ImageNet's mean and divides by its standard deviation.
+    """Subtracts ImageNet's mean and divides by its standard deviation.
 
     Args:
         images: [B, H, W, 3] uint8.

@@ -141,7 +141,7 @@ def write_torch_checkpoint(
         ValueError: If the ending is another, or PyTorch has no such type of number.
     """
     path = expand_path(Path(path))
-    # Both formats take the bytes as they lie; `ascontiguousarray` makes [] to [1].
+    # Both need C-contiguous bytes; `ascontiguousarray` turns shape () into (1,).
     arrays = {k: np.ascontiguousarray(x).reshape(x.shape) for k, x in arrays.items()}
     if path.suffix == ".safetensors":
         safetensors.numpy.save_file(arrays, path)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from litv2_jax.data.segmentation import SegmentationEvalTransform, read_size
 from litv2_jax.data.unreadable import UnreadableImageError
 
-# Labels keep their size, whatever that of their image: few steps keep their shapes few.
+# Labels keep the size of the original image: coarse rounding limits their shapes.
 _LABEL_MULTIPLE = 256
 
 EMPTY = -1  # In place of the number of a record.
@@ -121,7 +121,7 @@ def _read_sizes(
             return None
 
     with ThreadPoolExecutor(os.cpu_count()) as executor:
-        # Shown only where it takes its time.
+        # Shows progress only if this is slow.
         yield from tqdm(
             executor.map(read, range(len(source))),
             "read sizes",

@@ -63,7 +63,7 @@ class FolderSource:
         self.class_names = list(sorted(folders) if class_names is None else class_names)
         self._folders = [folders.get(name, name) for name in self.class_names]
         names, counts = [], []
-        # Shown only where it takes its time.
+        # Shows progress only if this is slow.
         for name, folder in zip(
             tqdm(
                 self.class_names, f"list {split}", unit=" classes", delay=2, leave=False

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import cv2
 import numpy as np
 
-IGNORED = 255  # The label of pixels that neither train nor count.
+IGNORED = 255  # Label of ignored pixels.
 
 _MAX_REDRAWS = 10
 

@@ -56,7 +56,7 @@ def distort(image: np.ndarray, distortion: Distortion) -> np.ndarray:
     """Returns the image, uint8 [H, W, 3] in RGB, with its colours changed."""
     contrast = distortion.contrast
     is_last = distortion.is_contrast_last
-    # Two lookups in a row are one in a table that was looked up.
+    # Consecutive lookup tables compose into one.
     levels = _IDENTITY
     if distortion.brightness is not None:
         levels = _scale(1, distortion.brightness)[levels]

@@ -1,4 +1,4 @@
-"""Records that cannot be read: passed over, named once each, and limited in number."""
+"""Records that cannot be decoded: skipped, logged once each, limited in number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ _SKIPPED = "_skipped"
 
 
 class UnreadableImageError(ValueError):
-    """A record whose image cannot be had; its message says why."""
+    """A record whose image cannot be decoded; its message says why."""
 
 
 def read_readable(

@@ -47,8 +47,8 @@ class Accuracy:
         """
         if not self._count:
             raise ConfigError(
-                "There is no accuracy of no images: give an evaluation split that has "
-                "some, and that can be read."
+                "No images were evaluated, so that there is no accuracy: give an "
+                "evaluation split with images that can be read."
             )
         warn_absent(self._absent(), "image")
         means = {name: total / self._count for name, total in self._sums.items()}

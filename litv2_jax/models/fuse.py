@@ -1,4 +1,4 @@
-"""A model with all constants folded that inference leaves constant."""
+"""Folds BatchNorm, the affine part of LayerNorm and the attention scale."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from litv2_jax.models.semantic_fpn import ConvNormRelu
 
 
 def fuse_for_inference(model: nnx.Module) -> Any:
-    """Returns a copy of a model that computes the same with fewer steps.
+    """Returns a copy of a model that computes the same with fewer operations.
 
     BatchNorm becomes part of the convolution before it; scale and bias of a LayerNorm
     part of the one matrix product that reads it; the factor of the attention logits

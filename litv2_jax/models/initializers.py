@@ -52,8 +52,8 @@ def _draw_on_host(draw, key, shape, dtype=jnp.float32, out_sharding=None) -> jax
     return jax.pure_callback(from_seed, jax.ShapeDtypeStruct(shape, dtype), seed)
 
 
-# The original truncates at 2.0, a hundred standard deviations out, where nothing is but
-# the infinities of its sampling (one draw in millions becomes -2): a plain normal.
+# The original truncates at 2.0, a hundred standard deviations out, which never
+# matters (apart from an overflow in its sampler, one draw in millions): plain normal.
 linear_kernel = normal(0.02)
 
 # He initialisation by the fan-out of a depthwise kernel, which is 9.

@@ -15,8 +15,8 @@ from litv2_jax.ops.linear import add_bias, multiply
 class PatchConv(nnx.Module):
     """Convolution with bias over patches that do not overlap.
 
-    One matrix product of the patches. Rows and columns at the end that fill no patch
-    are left out.
+    One matrix product of the patches. Incomplete patches at the right and bottom
+    are dropped.
 
     Shapes: [B, H, W, C] -> [B, H // k, W // k, D].
     """

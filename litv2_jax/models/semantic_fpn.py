@@ -105,7 +105,7 @@ class Branch(nnx.Module):
 
 
 class SemanticFpnHead(nnx.Module):
-    """Adds up the levels at stride 4 and classifies each position (`FPNHead` there).
+    """Adds up the levels at stride 4 and classifies (mmsegmentation's `FPNHead`).
 
     Shapes: four maps [B, h, w, C], finest first -> [B, h, w, K] of the finest.
     """
@@ -196,7 +196,7 @@ class SemanticFpn(nnx.Module):
     def features(
         self, images: jax.Array, *, rngs: nnx.Rngs | None = None
     ) -> list[jax.Array]:
-        """Returns the outputs of the four stages, normed, at strides 4, 8, 16 and 32.
+        """Returns the normalized outputs of the stages, at strides 4, 8, 16 and 32.
 
         Args:
             images: As above.
@@ -212,18 +212,18 @@ class SemanticFpn(nnx.Module):
         new_sizes: jax.Array,
         canvas: tuple[int, int],
     ) -> jax.Array:
-        """Returns logits at the sizes that pictures had, in mmsegmentation's two steps.
+        """Returns logits at the original image sizes, in mmsegmentation's two steps.
 
-        They are resized to the size of the model's input, then to that of the picture.
+        They are resized to the size of the model's input, then to the original one.
 
         Args:
             images: [B, H, W, 3], normalised, and zero below and right of each image.
             sizes: [B, 2], height and width of each image.
-            new_sizes: [B, 2], height and width of the picture that it was made from.
-            canvas: Height and width of the result, which hold the largest picture.
+            new_sizes: [B, 2], height and width that each image had originally.
+            canvas: Height and width of the result, which hold the largest one.
 
         Returns:
-            [B, *canvas, K]; what is beyond a picture has no meaning.
+            [B, *canvas, K]; what lies beyond an image has no meaning.
         """
         return resample_bilinear(self._resize(images), sizes, new_sizes, canvas)
 
@@ -239,13 +239,13 @@ class SemanticFpn(nnx.Module):
         Its memory does not grow with the canvas but for the result.
 
         Args:
-            images: As in `segment`.
-            sizes: Likewise.
-            new_sizes: Likewise.
-            canvas: Likewise.
+            images: See `segment`.
+            sizes: See `segment`.
+            new_sizes: See `segment`.
+            canvas: See `segment`.
 
         Returns:
-            [B, *canvas] int32; what is beyond an image is not valid.
+            [B, *canvas] int32; what lies beyond an image is not valid.
         """
         return resample_argmax(self._resize(images), sizes, new_sizes, canvas)
 

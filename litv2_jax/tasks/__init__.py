@@ -1,4 +1,4 @@
-"""What differs between problems."""
+"""The tasks, by the name that recipes give them."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -181,7 +181,7 @@ class Classification(ImageTask):
         """Returns the cross-entropy with the targets, and the accuracy."""
         logits = model(batch["image"], rngs=rngs)
         loss = optax.softmax_cross_entropy(logits, batch["target"]).mean()
-        # Of a mixed image, the class with the larger share is the right one.
+        # For mixed images, the class with the larger weight counts as correct.
         hits = logits.argmax(-1) == batch["target"].argmax(-1)
         return loss, {"accuracy": hits.mean()}
 

@@ -1,4 +1,4 @@
-"""What a recipe says of classification, and what of it is impossible."""
+"""Settings of classification and their validation."""
 
 import dataclasses
 from typing import Annotated
@@ -38,8 +38,8 @@ class DataSettings:
         scale: Least and largest share of the area of a training image that is cropped.
         ratio: Least and largest ratio of width to height of that crop.
         flip: Probability of mirroring a training image.
-        eval_crop: Share of the shorter side that evaluation keeps; 1 squeezes the whole
-            image into the square.
+        eval_crop: Share of the shorter side that evaluation keeps; 1 resizes the
+            image without keeping its aspect ratio.
         num_workers: Processes that load images, per host; 0 loads in threads.
         max_unreadable: Images that may be unreadable before the run stops.
         exif: What to make of the EXIF orientation of images: `ignored`, as published,
@@ -91,7 +91,7 @@ class AugmentSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a recipe says of classification."""
+    """Sections of a recipe that are those of classification."""
 
     model: ModelSettings
     data: DataSettings

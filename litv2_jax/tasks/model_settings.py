@@ -1,4 +1,4 @@
-"""What a recipe says of the model, whatever the task."""
+"""Settings of the model, whatever the task."""
 
 import dataclasses
 import typing

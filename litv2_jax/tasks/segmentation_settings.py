@@ -1,4 +1,4 @@
-"""What a recipe says of segmentation, and what of it is impossible."""
+"""Settings of segmentation and their validation."""
 
 import dataclasses
 from typing import Annotated
@@ -39,7 +39,7 @@ class DataSettings:
         crop_size: Side of the training images in pixels, or their height and width.
         max_class_share: Share of a crop that one class should stay below.
         flip: Probability of mirroring a training image.
-        distortion: Probability of changing the colours of a training image.
+        distortion: Probability of changing the colors of a training image.
         zero_label: What the label 0 is: `ignored`, so that the first class is 1, or a
             `class`.
         eval_multiple: Images to evaluate are padded until this divides their sides, so
@@ -66,7 +66,7 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a recipe says of segmentation."""
+    """Sections of a recipe that are those of segmentation."""
 
     model: ModelSettings
     data: DataSettings

@@ -1,4 +1,4 @@
-"""Says what a run would take, without training anything."""
+"""Describes a run without training: steps, memory and time."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Batch, Task
 
-# Updates to time, after the first.
+# Steps to time, after the first.
 _NUM_TIMED = 3
 
 
@@ -48,7 +48,7 @@ def describe_run(
     num_parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(state.params))
     step = run.create_step(devices.replicated).lower(state, batch, key).compile()
     memory: Any = step.memory_analysis()
-    seconds = _time_updates(step, state, batch, key)
+    seconds = _time_steps(step, state, batch, key)
     warmup = int(settings.optimizer.warmup_epochs * task.steps_per_epoch)
     facts = {
         **notes,
@@ -56,16 +56,16 @@ def describe_run(
         "parameters": f"{num_parameters:,}",
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
         f"{jax.process_count()} processes",
-        "updates": f"{run.num_steps:,}, {task.steps_per_epoch:,} to an epoch of "
+        "steps": f"{run.num_steps:,}, {task.steps_per_epoch:,} to an epoch of "
         f"batches of {settings.batch_size:,}",
         "learning rate": ", ".join(
-            f"{np.asarray(run.schedule(at)):.3g} at update {at:,}"
+            f"{np.asarray(run.schedule(at)):.3g} at step {at:,}"
             for at in sorted({0, warmup, run.num_steps // 2, run.num_steps})
         ),
         "groups": "; ".join(run.groups.describe()),
         **({"programs": _count_programs(task)} if with_data else {}),
-        "memory": f"{_gibibytes(memory)} on each device for the update, as compiled",
-        "time": f"{seconds:.3g} s for an update (median of {_NUM_TIMED}, the data not "
+        "memory": f"{_gibibytes(memory)} on each device, as compiled",
+        "time": f"{seconds:.3g} s for a step (median of {_NUM_TIMED}, the data not "
         f"counted), {settings.batch_size / seconds:,.0f} images/s, "
         f"{run.num_steps * seconds / 3600:,.3g} hours in all",
     }
@@ -82,8 +82,8 @@ def _count_programs(task: Task) -> str:
     return f"1 to train, {task.num_eval_programs} to evaluate, 1 to draw"
 
 
-def _time_updates(step: Callable, state, batch, key) -> float:
-    """Returns the median seconds of an update, whose result is thrown away."""
+def _time_steps(step: Callable, state, batch, key) -> float:
+    """Returns the median seconds of a step, whose result is thrown away."""
     times = []
     for _ in range(1 + _NUM_TIMED):
         start = time.perf_counter()

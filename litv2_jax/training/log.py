@@ -38,7 +38,7 @@ class Log:
             workdir: Gets `metrics.jsonl`, `tensorboard/` and `report/`.
             start_step: Updates made so far.
             num_steps: Updates in all.
-            batch_size: Images per update.
+            batch_size: Images per step.
             every: Updates per row of training numbers, which are means over them.
         """
         self.performance = Performance(batch_size)
@@ -75,7 +75,7 @@ class Log:
             self._board.close()
 
     def write_step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Moves the bar on by an update, and writes a row if it is time to."""
+        """Advances the progress bar by a step, and writes a row if one is due."""
         if not self._is_first:
             return
         self._bar.set_postfix_str(_format(scalars), refresh=False)
@@ -98,7 +98,7 @@ class Log:
         if not self._is_first:
             return
         self._bar.update(self._batch_size)
-        # JSON knows no NaN.
+        # JSON has no NaN.
         row = {name: str(value) for name, value in scalars.items()}
         counts = {"in_a_row": in_a_row, "since": since}
         append_row(self._workdir, {"step": step, "kind": "skipped", **counts, **row})

@@ -35,7 +35,7 @@ class OptimizerSettings:
         learning_rate: Largest rate, after the warm-up, at `base_batch_size`.
         warmup_learning_rate: Rate to begin with, at `base_batch_size`.
         end_learning_rate: Rate to end with, at `base_batch_size`.
-        base_batch_size: Images per update that the rates are for; they grow in
+        base_batch_size: Images per step that the rates are for; they grow in
             proportion to the real number.
         warmup_epochs: Length of the linear warm-up.
         weight_decay: Decoupled weight decay.
@@ -76,16 +76,16 @@ def create_schedule(
 ) -> optax.Schedule:
     """Returns the learning rate by step.
 
-    The original's classification sets the rate after each update, so that steps 0 and 1
+    The original's classification sets the rate after each step, so that steps 0 and 1
     both have the first, and its cosine runs over all steps, the warm-up included, so
     that the rate drops a little where the warm-up ends. The polynomial is mmcv's, set
-    before each update.
+    before each step.
 
     Args:
         settings: The recipe.
-        batch_size: Images per update.
-        steps_per_epoch: Updates per epoch.
-        num_steps: Updates in all.
+        batch_size: Images per step.
+        steps_per_epoch: Steps per epoch.
+        num_steps: Steps in all.
         factor: On the largest rate; the first and the last one stay as they are.
     """
     scale = batch_size / settings.base_batch_size

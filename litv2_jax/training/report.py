@@ -1,4 +1,4 @@
-"""What is left when a run has ended: curves and a summary, from metrics.jsonl."""
+"""End-of-run report: curves and a summary, from metrics.jsonl."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ def summarise(rows: Rows, results: Mapping[str, float]) -> str:
     lines = [
         "# Summary",
         "",
-        f"{rows[-1]['step']} updates, of which {num_skipped} were left out because "
+        f"{rows[-1]['step']} steps, of which {num_skipped} were skipped because "
         "their loss or gradient was not finite.",
         "",
         "![Curves](curves.png)",

@@ -1,4 +1,4 @@
-"""The update shared by every task."""
+"""The training step, the same for every task."""
 
 import functools
 import inspect
@@ -20,7 +20,7 @@ class TrainState:
     """What a run needs to resume, in nested dictionaries of arrays.
 
     Attributes:
-        step: [] int32, updates made so far.
+        step: [] int32, steps made so far.
         params: Weights.
         stats: Running statistics of BatchNorm.
         opt_state: Moments of the optimizer.
@@ -188,9 +188,9 @@ def _is_finite(tree: Any) -> jax.Array:
 
 
 def _split_rows(x: jax.Array, count: int) -> jax.Array:
-    """[B, ...] -> [count, B / count, ...], of neighbouring rows one to each part.
+    """[B, ...] -> [count, B / count, ...], by interleaving rows.
 
-    So every device has as many rows of each part as it has of the whole.
+    So each device holds its share of every part.
     """
     return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 

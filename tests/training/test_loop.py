@@ -139,7 +139,7 @@ def test_a_run_is_logged_and_drawn(tmp_path):
     for name in ("predictions", "augmented"):
         assert (tmp_path / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
     summary = (tmp_path / "report/summary.md").read_text()
-    assert "12 updates, of which 0 were left out" in summary
+    assert "12 steps, of which 0 were skipped" in summary
     assert f"| 12 | {results['top1']:.6g} |" in summary
     assert any((tmp_path / "tensorboard").iterdir())
 
@@ -204,7 +204,7 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(tmp_path, capsys):
     whole = [row["learning_rate"] for row in read_rows(tmp_path / "whole", "train")]
     assert rates == whole[:5] + whole[7:]
     summary = (tmp_path / "report/summary.md").read_text()
-    assert "of which 2 were left out" in summary
+    assert "of which 2 were skipped" in summary
 
 
 def test_too_many_losses_in_a_row_that_are_not_finite_stop_the_run(tmp_path):
