@@ -68,8 +68,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--to-torch",
         action="store_true",
-        help="convert to PyTorch: source is a checkpoint or the workdir of a run, output a "
-        ".pth, .pt or .safetensors file",
+        help="convert to PyTorch: source is a checkpoint or the workdir of a run, "
+        "output a .pth, .pt or .safetensors file",
     )
     return parser.parse_args(arguments)
 

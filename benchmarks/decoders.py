@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from litv2_jax.data import imagenet
+from litv2_jax.data.transforms import imagenet
 
 # Not one of the project's dependencies: compared where someone has installed it.
 _IS_INSTALLED = importlib.util.find_spec("simplejpeg") is not None

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from benchmarks import decoders, photos, pipeline_timing, results, timing
 from benchmarks.results import Row
-from litv2_jax.data import imagenet
-from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.data.sources.tfds import ImageSource
+from litv2_jax.data.transforms import imagenet
 
 PACKAGES = ("pillow", "grain", "array_record", "tensorflow-datasets", "numpy")
 # Decoders take turns after this many images, more often than a machine's load changes.

@@ -16,10 +16,10 @@ from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize, normalize_inside
 from litv2_jax.class_names import display_names
 from litv2_jax.compiler import compiler_options
-from litv2_jax.data import geometry
 from litv2_jax.data.buckets import find_bucket
 from litv2_jax.data.decode import decode
-from litv2_jax.data.imagenet import center_crop
+from litv2_jax.data.transforms import geometry
+from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.models.family import find_family
 from litv2_jax.settings import ConfigError

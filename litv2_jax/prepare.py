@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from litv2_jax.data import ade20k, array_record_copy, imagenet_archives
 from litv2_jax.data.decode import decode
-from litv2_jax.data.segmentation import check_num_classes, decode_pair
+from litv2_jax.data.prepare import ade20k, array_record_copy, imagenet_archives
 from litv2_jax.data.sources import Source, open_annotated_source, open_source
+from litv2_jax.data.transforms.segmentation import check_num_classes, decode_pair
 from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import allow_any_text, shorten

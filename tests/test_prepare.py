@@ -8,9 +8,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from litv2_jax import prepare
-from litv2_jax.data import imagenet_archives
-from litv2_jax.data.imagenet import decode
+from litv2_jax.data.prepare import imagenet_archives
 from litv2_jax.data.sources import open_source
+from litv2_jax.data.transforms.imagenet import decode
 from tests.data.annotated import encode, make_pair, write_tree
 from tests.data.record_files import digits_as_tfrecord, write_tfrecord
 

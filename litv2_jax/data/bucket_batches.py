@@ -5,10 +5,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data import geometry
 from litv2_jax.data.buckets import EMPTY, Bucket, EvalPlan
 from litv2_jax.data.pipeline import load_in_order
-from litv2_jax.data.segmentation import SegmentationEvalTransform
+from litv2_jax.data.transforms import geometry
+from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
 from litv2_jax.data.unreadable import (
     UnreadableImageError,
     UnreadableRecords,

@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from litv2_jax.data.segmentation import SegmentationEvalTransform, read_size
+from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform, read_size
 from litv2_jax.data.unreadable import UnreadableImageError
 
 # Labels keep the size of the original image: coarse rounding limits their shapes.

@@ -12,8 +12,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data.open_files import allow_many_open_files
 from litv2_jax.data.shared_memory import check_shared_memory
+from litv2_jax.data.sources.open_files import allow_many_open_files
 from litv2_jax.data.unreadable import UnreadableRecords, read_readable
 from litv2_jax.data.workers import (
     CHOOSE_WORKERS,

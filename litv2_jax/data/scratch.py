@@ -5,8 +5,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from litv2_jax.data.tfds_source import find_unprepared
-from litv2_jax.data.tfrecord import without_keeping_index
+from litv2_jax.data.sources.tfds import find_unprepared
+from litv2_jax.data.sources.tfrecord import without_keeping_index
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import grain
 from absl import flags
 
-from litv2_jax.data.open_files import allow_many_open_files
+from litv2_jax.data.sources.open_files import allow_many_open_files
 
 # As `num_workers`: as many as the cores and a quarter of the free memory allow.
 CHOOSE_WORKERS = -1

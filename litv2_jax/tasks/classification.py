@@ -34,9 +34,9 @@ from litv2_jax.augment.mixing import mix_batch, smooth_labels
 from litv2_jax.augment.normalize import denormalize, normalize
 from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data import pipeline
-from litv2_jax.data.geometry import both_sides
-from litv2_jax.data.imagenet import EvalTransform, TrainTransform
 from litv2_jax.data.sources import open_source
+from litv2_jax.data.transforms.geometry import both_sides
+from litv2_jax.data.transforms.imagenet import EvalTransform, TrainTransform
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.ops.ranking import rank_labels
 from litv2_jax.pictures import draw_grid

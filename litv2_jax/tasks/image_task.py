@@ -5,7 +5,7 @@ from typing import Any
 
 from flax import nnx
 
-from litv2_jax.data.geometry import both_sides
+from litv2_jax.data.transforms.geometry import both_sides
 from litv2_jax.models.flops import count_flops
 from litv2_jax.settings import ConfigError
 from litv2_jax.tasks.task_data import TaskData, find_sizes

@@ -33,13 +33,13 @@ from litv2_jax.augment.normalize import denormalize, normalize_inside
 from litv2_jax.data import pipeline
 from litv2_jax.data.bucket_batches import eval_batches
 from litv2_jax.data.buckets import EvalPlan, plan_eval_batches
-from litv2_jax.data.geometry import both_sides
-from litv2_jax.data.segmentation import (
+from litv2_jax.data.sources import open_annotated_source
+from litv2_jax.data.transforms.geometry import both_sides
+from litv2_jax.data.transforms.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
     check_num_classes,
 )
-from litv2_jax.data.sources import open_annotated_source
 from litv2_jax.metrics.segmentation import SegmentationScores
 from litv2_jax.ops.losses import pixel_cross_entropy
 from litv2_jax.ops.resize import resize_bilinear

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litv2_jax.data.segmentation import (
+from litv2_jax.data.transforms.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
     check_num_classes,

@@ -5,7 +5,7 @@ import pytest
 
 from litv2_jax.data.bucket_batches import eval_batches
 from litv2_jax.data.buckets import plan_eval_batches
-from litv2_jax.data.segmentation import SegmentationEvalTransform
+from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
 from litv2_jax.data.unreadable import UnreadableRecords
 from litv2_jax.settings import ConfigError
 from tests.data.annotated import Pairs, encode, make_pair

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from litv2_jax.data.buckets import Bucket, find_bucket, plan_eval_batches
-from litv2_jax.data.segmentation import SegmentationEvalTransform
+from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
 from tests.data.annotated import Pairs, make_pair
 
 TRANSFORM = SegmentationEvalTransform((96, 32), "ignored")

@@ -10,8 +10,8 @@ from PIL import Image, ImageFile
 from litv2_jax import predict
 from litv2_jax.data import decode as decoding
 from litv2_jax.data.decode import decode
-from litv2_jax.data.imagenet import EvalTransform, TrainTransform
-from litv2_jax.data.segmentation import decode_pair
+from litv2_jax.data.transforms.imagenet import EvalTransform, TrainTransform
+from litv2_jax.data.transforms.segmentation import decode_pair
 from litv2_jax.data.unreadable import UnreadableImageError, read_readable
 
 HEIGHT, WIDTH = 40, 50

@@ -8,9 +8,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from litv2_jax.data import imagenet
-from litv2_jax.data.imagenet import EvalTransform, TrainTransform, center_crop
-from litv2_jax.data.segmentation import (
+from litv2_jax.data.transforms import imagenet
+from litv2_jax.data.transforms.imagenet import (
+    EvalTransform,
+    TrainTransform,
+    center_crop,
+)
+from litv2_jax.data.transforms.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
 )

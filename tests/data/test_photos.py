@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litv2_jax.data.tfds_source import ImageSource
+from litv2_jax.data.sources.tfds import ImageSource
 from tests.data import photos
 
 
@@ -72,7 +72,7 @@ def test_any_number_can_be_made(tmp_path):
 
 def test_a_process_that_does_not_know_the_builder_reads_them(data_dir):
     code = (
-        "import sys; from litv2_jax.data.tfds_source import ImageSource; "
+        "import sys; from litv2_jax.data.sources.tfds import ImageSource; "
         "print(len(ImageSource('photos', 'train', sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, data_dir]

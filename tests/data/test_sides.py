@@ -5,9 +5,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from litv2_jax.data.geometry import both_sides, random_crop_box
-from litv2_jax.data.imagenet import EvalTransform, TrainTransform, center_crop
-from litv2_jax.data.segmentation import SegmentationTrainTransform
+from litv2_jax.data.transforms.geometry import both_sides, random_crop_box
+from litv2_jax.data.transforms.imagenet import (
+    EvalTransform,
+    TrainTransform,
+    center_crop,
+)
+from litv2_jax.data.transforms.segmentation import SegmentationTrainTransform
 from tests.data.annotated import encode, make_pair
 
 PHOTO = Image.fromarray(load_sample_image("flower.jpg"))  # 640 wide, 427 high.

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from litv2_jax.data.open_files import allow_many_open_files
 from litv2_jax.data.sources import check_same_classes, open_source
+from litv2_jax.data.sources.open_files import allow_many_open_files
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 from tests.data.record_files import digits_as_tfrecord

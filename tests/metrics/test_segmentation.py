@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from litv2_jax.data.geometry import reduce_zero_label
+from litv2_jax.data.transforms.geometry import reduce_zero_label
 from litv2_jax.metrics.segmentation import SegmentationScores
 from litv2_jax.settings import ConfigError
 from tests.reference import GOLDEN

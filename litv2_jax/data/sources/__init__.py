@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from litv2_jax.data.annotated_folders import AnnotatedFolderSource
-from litv2_jax.data.folders import FolderSource
-from litv2_jax.data.open_files import allow_many_open_files
-from litv2_jax.data.tfds_source import AnnotatedImageSource, ImageSource
+from litv2_jax.data.sources.annotated_folders import AnnotatedFolderSource
+from litv2_jax.data.sources.folders import FolderSource
+from litv2_jax.data.sources.open_files import allow_many_open_files
+from litv2_jax.data.sources.tfds import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 

@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from litv2_jax.data.shapes import SHAPES, draw_image, find_box
+from litv2_jax.data.prepare.shapes import SHAPES, draw_image, find_box
 from litv2_jax.data.sources import open_annotated_source, open_source
 from litv2_jax.settings import ConfigError
 

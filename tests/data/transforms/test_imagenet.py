@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from litv2_jax.data.imagenet import (
+from litv2_jax.data.transforms.imagenet import (
     EvalTransform,
     TrainTransform,
     center_crop,

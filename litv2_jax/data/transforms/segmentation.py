@@ -9,7 +9,6 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data import geometry
 from litv2_jax.data.decode import (
     explain_errors,
     load,
@@ -19,7 +18,8 @@ from litv2_jax.data.decode import (
     turn_upright,
     upright_size,
 )
-from litv2_jax.data.photometric import distort, draw_distortion
+from litv2_jax.data.transforms import geometry
+from litv2_jax.data.transforms.photometric import distort, draw_distortion
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from litv2_jax.data import photometric
-from litv2_jax.data.photometric import Distortion, distort, draw_distortion
+from litv2_jax.data.transforms import photometric
+from litv2_jax.data.transforms.photometric import Distortion, distort, draw_distortion
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "dense" / "pipeline.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "dense" / "pipeline.npz"
 CASES = {
     "brightness_+21.3": Distortion(brightness=21.3),
     "contrast_0.61": Distortion(contrast=0.61),

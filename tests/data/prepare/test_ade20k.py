@@ -1,7 +1,7 @@
 import pytest
 
 from litv2_jax import prepare
-from litv2_jax.data import ade20k
+from litv2_jax.data.prepare import ade20k
 from litv2_jax.data.sources import open_annotated_source
 from litv2_jax.settings import ConfigError
 from tests.data.annotated import make_pair, write_tree

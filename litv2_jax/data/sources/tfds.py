@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 # Imported to make their names known to TFDS.
-import litv2_jax.data.ade20k
-import litv2_jax.data.digits
-import litv2_jax.data.shapes  # noqa: F401
-from litv2_jax.data.tfrecord import TfRecordFiles
+import litv2_jax.data.prepare.ade20k
+import litv2_jax.data.prepare.digits
+import litv2_jax.data.prepare.shapes  # noqa: F401
+from litv2_jax.data.sources.tfrecord import TfRecordFiles
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError, show

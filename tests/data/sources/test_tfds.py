@@ -6,7 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from litv2_jax.data.tfds_source import AnnotatedImageSource, ImageSource
+from litv2_jax.data.sources.tfds import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
 from tests.data.annotated import make_pair
 

@@ -8,7 +8,12 @@ import numpy as np
 from tqdm import tqdm
 
 from litv2_jax.class_names import check_distinct
-from litv2_jax.data.files import PackedNames, find_folder, list_files, list_folders
+from litv2_jax.data.sources.files import (
+    PackedNames,
+    find_folder,
+    list_files,
+    list_folders,
+)
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import compose, literal, shorten

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from litv2_jax.class_names import ade20k_names
-from litv2_jax.data.annotated_folders import (
+from litv2_jax.data.sources.annotated_folders import (
     annotation_path,
     image_path,
     list_annotated,

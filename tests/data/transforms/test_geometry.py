@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litv2_jax.data import geometry
+from litv2_jax.data.transforms import geometry
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "dense"
+GOLDEN = Path(__file__).parents[2] / "golden" / "dense"
 SIZES = json.loads((GOLDEN / "pipeline.json").read_text())["resize_keep_ratio"]
 
 

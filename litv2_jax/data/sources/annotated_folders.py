@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from litv2_jax.class_names import ade20k_names, read_class_names
-from litv2_jax.data.files import PackedNames, find_folder, list_files
+from litv2_jax.data.sources.files import PackedNames, find_folder, list_files
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import compose, literal

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from litv2_jax.data import tfrecord
-from litv2_jax.data.tfrecord import TfRecordFiles, find_records, masked_crc
+from litv2_jax.data.sources import tfrecord
+from litv2_jax.data.sources.tfrecord import TfRecordFiles, find_records, masked_crc
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.settings import ConfigError
 from tests.data.record_files import write_tfrecord

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from litv2_jax.data.decode import check_exif, decode
-from litv2_jax.data.geometry import both_sides
+from litv2_jax.data.transforms.geometry import both_sides
 
 BICUBIC = Image.Resampling.BICUBIC
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litv2_jax.data import geometry, photometric, segmentation
-from litv2_jax.data.segmentation import (
+from litv2_jax.data.transforms import geometry, photometric, segmentation
+from litv2_jax.data.transforms.segmentation import (
     SegmentationEvalTransform,
     SegmentationTrainTransform,
     decode_annotation,

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 from tqdm import tqdm
 
-from litv2_jax.data import tfrecord
+from litv2_jax.data.sources import tfrecord
 from litv2_jax.settings import ConfigError
 
 _FORMAT = file_adapters.FileFormat.ARRAY_RECORD

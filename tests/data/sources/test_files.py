@@ -3,7 +3,12 @@ import os
 
 import pytest
 
-from litv2_jax.data.files import PackedNames, find_folder, list_files, list_folders
+from litv2_jax.data.sources.files import (
+    PackedNames,
+    find_folder,
+    list_files,
+    list_folders,
+)
 from litv2_jax.settings import ConfigError
 
 SUFFIXES = (".jpg", ".png")

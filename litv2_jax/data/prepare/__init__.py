@@ -1,0 +1,1 @@
+"""Data sets made ready to be read at random."""

@@ -1,0 +1,1 @@
+"""A record to arrays, on the host."""
