@@ -18,15 +18,15 @@ from flax import nnx
 
 import litv2_jax
 from litv2_jax import models, pretrained
+from litv2_jax.checkpoints import save_weights
 from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, match_weights, torch_entries
 from litv2_jax.convert.errors import list_names
 from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
 from litv2_jax.models.family import find_family, list_all_models
+from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import save_weights
-from litv2_jax.training.step import split_state
 
 _HEADS_UNKNOWN = (
     "Shapes do not tell the number of heads: add --num-heads and --alpha, and "

@@ -15,13 +15,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from litv2_jax import tasks
+from litv2_jax.checkpoints import CheckpointError, find_checkpoint
 from litv2_jax.compiler import enable_compilation_cache
 from litv2_jax.data import scratch
 from litv2_jax.recipes import RecipeParser
 from litv2_jax.settings import ConfigError, parse_path
 from litv2_jax.text import allow_any_text
 from litv2_jax.training import devices, evaluation, loop
-from litv2_jax.training.checkpoint import CheckpointError, find_checkpoint
 from litv2_jax.training.dry_run import describe_run
 from litv2_jax.training.failures import failing_together, watch_failures
 from litv2_jax.training.launch import check_processes

@@ -9,10 +9,9 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.convert.apply import load_torch_weights
+from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
-from litv2_jax.training import checkpoint
-from litv2_jax.training.step import split_state
 
 
 def create_model(
@@ -80,7 +79,10 @@ def load_weights(
         raise ConfigError(
             f"entry={entry!r} names weights in a PyTorch file, but {path} is none."
         )
-    params, stats = checkpoint.load_weights(path, *split_state(model))
+    # Orbax takes a second to import, and most models are created without.
+    from litv2_jax.checkpoints import load_weights as read_weights
+
+    params, stats = read_weights(path, *split_state(model))
     nnx.update(model, params, stats)
 
 
@@ -93,6 +95,6 @@ def describe(path: str | PathLike) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no checkpoint.
     """
-    return checkpoint.read_description(
-        checkpoint.find_checkpoint(expand_path(Path(path)))
-    )
+    from litv2_jax.checkpoints import find_checkpoint, read_description
+
+    return read_description(find_checkpoint(expand_path(Path(path))))

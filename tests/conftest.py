@@ -30,6 +30,7 @@ def all_implementations(request):
     JAX remembers what it has traced: such a test has to compile functions of its own.
     """
     is_cpu = request.param.endswith("CPU")
-    names = {n: op.cpu if is_cpu else op.default for n, op in OPERATIONS.items()}
-    with use_implementation(**names):
-        yield
+    with use_implementation():  # Imports all operations.
+        names = {n: op.cpu if is_cpu else op.default for n, op in OPERATIONS.items()}
+        with use_implementation(**names):
+            yield

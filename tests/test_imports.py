@@ -1,9 +1,13 @@
 """The package's layers point one way; see CONTRIBUTING.md."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+import litv2_jax
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "litv2_jax"
@@ -22,7 +26,16 @@ ALLOWED = {
     "data": {"class_names", "paths", "settings", "text"},
     "recipes": set(),
     "convert": {"models", "paths"},
-    "training": {"class_names", "compiler", "paths", "pictures", "settings"},
+    "checkpoints": {"paths", "settings"},
+    "training": {
+        "checkpoints",
+        "class_names",
+        "compiler",
+        "models",
+        "paths",
+        "pictures",
+        "settings",
+    },
     "tasks": {
         "models",
         "ops",
@@ -33,7 +46,7 @@ ALLOWED = {
         "settings",
         "training",
     },
-    "pretrained": {"models", "convert", "paths", "settings", "training"},
+    "pretrained": {"models", "convert", "checkpoints", "paths", "settings"},
     "prepare": {"data", "settings", "text"},
     "inference": {
         "models",
@@ -81,6 +94,34 @@ def test_tasks_see_only_the_interface_of_training():
         for name, _ in imports(path):
             if name.startswith("litv2_jax.training"):
                 assert name.startswith("litv2_jax.training.task")
+
+
+def test_training_knows_of_models_how_to_split_them_alone():
+    for path in (PACKAGE / "training").glob("*.py"):
+        for name, _ in imports(path):
+            if name.startswith("litv2_jax.models"):
+                assert name.startswith("litv2_jax.models.state")
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, litv2_jax; print(*sys.modules)"
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    heavy = {"grain", "matplotlib", "optax", "orbax", "safetensors", "tensorboardX"}
+    heavy |= {"PIL", "tensorflow_datasets", "tensorstore"}
+    # Flax itself imports some of them.
+    code = "import sys, flax.nnx; print(*sys.modules)"
+    flax = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not heavy & set(loaded) - set(flax)
+    assert "litv2_jax.models" not in loaded
+
+
+def test_every_public_name_is_there():
+    assert set(litv2_jax._MODULES) == set(litv2_jax.__all__)
+    for name in litv2_jax.__all__:
+        assert callable(getattr(litv2_jax, name))
+        assert name in dir(litv2_jax)
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        litv2_jax.absent  # noqa: B018
 
 
 @pytest.mark.parametrize("name", ["orbax", "tensorboardX"])

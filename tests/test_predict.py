@@ -14,8 +14,8 @@ from PIL import Image
 
 import litv2_jax
 from litv2_jax import inference, predict
-from litv2_jax.training.checkpoint import save_weights
-from litv2_jax.training.step import split_state
+from litv2_jax.checkpoints import save_weights
+from litv2_jax.models.state import split_state
 from tests.reference import rules
 
 SIZES = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (3, 6, 12, 24)}

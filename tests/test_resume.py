@@ -9,12 +9,12 @@ from flax import nnx
 
 from configs import demo
 from litv2_jax import tasks
-from litv2_jax.training.checkpoint import load_weights
+from litv2_jax.checkpoints import load_weights
+from litv2_jax.models.state import split_state
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
-from litv2_jax.training.step import split_state
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
 # One worker process runs them all, so that `whole` is trained once.

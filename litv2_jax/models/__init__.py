@@ -2,5 +2,12 @@
 
 from litv2_jax.models.families import CLASSIFIER, SEMANTIC_FPN
 from litv2_jax.models.family import create_model, list_models
+from litv2_jax.models.flops import count_flops
 
-__all__ = ["CLASSIFIER", "SEMANTIC_FPN", "create_model", "list_models"]
+__all__ = [
+    "CLASSIFIER",
+    "SEMANTIC_FPN",
+    "count_flops",
+    "create_model",
+    "list_models",
+]

@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import difflib
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -57,8 +58,9 @@ class Operation:
         )
 
 
-# By name; filled by the modules of the operations.
+# By name; filled by these modules.
 OPERATIONS: dict[str, Operation] = {}
+_MODULES = ("attention", "depthwise", "layer_norm")
 
 
 @contextlib.contextmanager
@@ -74,6 +76,8 @@ def use_implementation(**names: str) -> Iterator[None]:
     Raises:
         ValueError: If there is no such operation or implementation.
     """
+    for module in _MODULES:
+        importlib.import_module(f"litv2_jax.ops.{module}")
     for operation, name in names.items():
         _check(operation, OPERATIONS, "operation with a choice of implementations")
         known = OPERATIONS[operation].implementations

@@ -3,8 +3,9 @@
 import dataclasses
 from pathlib import Path
 
+from litv2_jax.checkpoints import find_checkpoint, initialize_from
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import Checkpoints, find_checkpoint, start_from
+from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.log import announce
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
@@ -40,7 +41,9 @@ def begin(
     check_beginning(workdir)
     state = run.create_state()
     if settings.weights:
-        params, stats, new = start_from(settings.weights, state.params, state.stats)
+        params, stats, new = initialize_from(
+            settings.weights, state.params, state.stats
+        )
         state = dataclasses.replace(state, params=params, stats=stats)
         if new:
             announce(

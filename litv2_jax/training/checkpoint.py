@@ -12,50 +12,31 @@ from typing import Any
 import jax
 import numpy as np
 
-from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint_folder import (
-    find_checkpoint,
-    list_steps,
-    move_away,
-    read_description,
+from litv2_jax.checkpoints.arrays import (
+    StoredArrays,
+    arrange,
+    by_name,
+    shapes_by_name,
 )
-from litv2_jax.training.classes import check_same_classes
-from litv2_jax.training.log import announce
-from litv2_jax.training.manifest import (
+from litv2_jax.checkpoints.folder import list_steps, move_away
+from litv2_jax.checkpoints.manifest import (
     DamagedCheckpointError,
     add_results,
     create_manifest,
     find_best,
     read_manifest,
 )
-from litv2_jax.training.step import TrainState
-from litv2_jax.training.storage import (
+from litv2_jax.checkpoints.storage import (
     BackgroundSave,
     CheckpointError,
     delete_checkpoint,
     delete_incomplete,
     explain_failure,
 )
-from litv2_jax.training.stored_arrays import (
-    StoredArrays,
-    arrange,
-    by_name,
-    shapes_by_name,
-)
-from litv2_jax.training.weights import load_weights, save_weights, start_from
-
-# Whoever saves or reads a checkpoint finds all of it here.
-__all__ = [
-    "CheckpointError",
-    "Checkpoints",
-    "DamagedCheckpointError",
-    "find_checkpoint",
-    "load_weights",
-    "read_description",
-    "save_weights",
-    "start_from",
-]
-
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.classes import check_same_classes
+from litv2_jax.training.log import announce
+from litv2_jax.training.step import TrainState
 
 # What must not change while a run lasts, and what to call it.
 _RUN_FACTS = {

@@ -6,9 +6,9 @@ from typing import Any
 from flax import nnx
 
 from litv2_jax.class_names import describe_difference, display_names, match_classes
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.log import announce
-from litv2_jax.training.step import split_state
 
 
 def check_same_classes(

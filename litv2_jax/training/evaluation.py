@@ -8,11 +8,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from litv2_jax.training.checkpoint import (
-    find_checkpoint,
-    load_weights,
-    read_description,
-)
+from litv2_jax.checkpoints import find_checkpoint, load_weights, read_description
+from litv2_jax.models.state import split_state
 from litv2_jax.training.classes import match_to_data, reorder_classes
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.log import announce
@@ -20,7 +17,6 @@ from litv2_jax.training.step import (
     create_abstract_model,
     create_graphdef,
     make_eval_step,
-    split_state,
 )
 from litv2_jax.training.task import Batch, Metric, Task
 

@@ -7,6 +7,7 @@ import jax
 import optax
 from flax import nnx
 
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.groups import ParameterGroups
@@ -17,7 +18,6 @@ from litv2_jax.training.step import (
     create_abstract_model,
     create_graphdef,
     make_train_step,
-    split_state,
 )
 from litv2_jax.training.task import Task
 

@@ -11,6 +11,7 @@ import optax
 from flax import nnx, struct
 
 from litv2_jax.compiler import compiler_options
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.task import Batch, Task
 
@@ -57,12 +58,6 @@ class TrainState:
         new, old = (params, stats, opt_state), (self.params, self.stats, self.opt_state)
         kept: Any = jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
         return TrainState(self.step + 1, *kept)
-
-
-def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns weights and running statistics."""
-    _, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
 
 
 @functools.lru_cache(maxsize=1)

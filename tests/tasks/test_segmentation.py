@@ -13,14 +13,14 @@ import litv2_jax
 from configs import ade20k_semantic_fpn, demo
 from litv2_jax import predict, tasks
 from litv2_jax.augment.normalize import normalize, normalize_inside
+from litv2_jax.checkpoints import save_weights
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import save_weights
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.optimizer import create_schedule
 from litv2_jax.training.run_settings import RunSettings
-from litv2_jax.training.step import split_state
 from tests.reference import read_json
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 

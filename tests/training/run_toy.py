@@ -10,8 +10,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from litv2_jax.checkpoints import CheckpointError
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import CheckpointError
 from litv2_jax.training.devices import connect
 from litv2_jax.training.failures import failing_together, watch_failures
 from litv2_jax.training.loop import StoppedError, fit

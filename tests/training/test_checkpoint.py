@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import (
-    Checkpoints,
+from litv2_jax.checkpoints import (
     find_checkpoint,
     load_weights,
     read_description,
     save_weights,
 )
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.step import TrainState
 

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from litv2_jax.training.checkpoint import list_steps
+from litv2_jax.checkpoints import list_steps
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import StoppedError, TrainingError, fit

@@ -12,21 +12,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from litv2_jax.settings import ConfigError
-from litv2_jax.training import manifest
-from litv2_jax.training.checkpoint import (
-    Checkpoints,
+from litv2_jax.checkpoints import (
     find_checkpoint,
+    initialize_from,
     list_steps,
     load_weights,
+    manifest,
     read_description,
     save_weights,
-    start_from,
 )
+from litv2_jax.models.state import split_state
+from litv2_jax.settings import ConfigError
+from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
-from litv2_jax.training.step import TrainState, split_state
+from litv2_jax.training.step import TrainState
 from tests.reference import GOLDEN
 from tests.training.test_loop import read_weights
 from tests.training.toy import Toy, toy_run
@@ -227,7 +228,7 @@ def test_all_who_read_weights_check_them(copy):
     """Resuming, above; scoring, prediction and conversion read by these."""
     damage(copy / "40")
     params, stats = state_of(0).params, state_of(0).stats
-    for read in (load_weights, start_from):
+    for read in (load_weights, initialize_from):
         for place in (copy.parent, copy / "40"):
             with pytest.raises(ConfigError, match="40 is damaged: ") as error:
                 read(place, params, stats)

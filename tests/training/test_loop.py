@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from litv2_jax.checkpoints import find_checkpoint, load_weights
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint import find_checkpoint, load_weights
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import Evaluator, evaluate
 from litv2_jax.training.loop import StoppedError, TrainingError, fit
-from litv2_jax.training.step import split_state
 from tests.training.toy import Toy, toy_run
 
 

@@ -11,6 +11,7 @@ from configs import demo, imagenet
 from litv2_jax import models
 from litv2_jax.augment.mixing import smooth_labels
 from litv2_jax.convert.apply import torch_entries
+from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError, parse
 from litv2_jax.training.groups import ParameterGroups, join_path
 from litv2_jax.training.optimizer import (
@@ -18,7 +19,7 @@ from litv2_jax.training.optimizer import (
     create_optimizer,
     create_schedule,
 )
-from litv2_jax.training.step import TrainState, make_train_step, split_state
+from litv2_jax.training.step import TrainState, make_train_step
 from tests.models.test_classifier import TINY, tiny_model
 from tests.reference import GOLDEN, fill, make_images, read_json
 

@@ -5,7 +5,8 @@ import optax
 import pytest
 from flax import nnx
 
-from litv2_jax.training.step import TrainState, make_train_step, split_state
+from litv2_jax.models.state import split_state
+from litv2_jax.training.step import TrainState, make_train_step
 
 
 class Regression:

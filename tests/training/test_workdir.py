@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from litv2_jax.checkpoints import list_steps
 from litv2_jax.settings import ConfigError
 from litv2_jax.training import workdir as workdir_module
-from litv2_jax.training.checkpoint import list_steps
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.loop import fit
 from litv2_jax.training.workdir import RunConfig, check_place, locked

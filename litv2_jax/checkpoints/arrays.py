@@ -16,13 +16,13 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from litv2_jax.settings import ConfigError
-from litv2_jax.training.manifest import (
+from litv2_jax.checkpoints.manifest import (
     DamagedCheckpointError,
     Manifest,
     find_difference,
     read_manifest,
 )
+from litv2_jax.settings import ConfigError
 
 Shape = tuple[int, ...]
 

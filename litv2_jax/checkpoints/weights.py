@@ -6,17 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from litv2_jax.paths import expand_path
-from litv2_jax.settings import ConfigError
-from litv2_jax.training.checkpoint_folder import advise_others, find_checkpoint
-from litv2_jax.training.manifest import create_manifest
-from litv2_jax.training.storage import write_arrays
-from litv2_jax.training.stored_arrays import (
+from litv2_jax.checkpoints.arrays import (
     StoredArrays,
     arrange,
     by_name,
     shapes_by_name,
 )
+from litv2_jax.checkpoints.folder import advise_others, find_checkpoint
+from litv2_jax.checkpoints.manifest import create_manifest
+from litv2_jax.checkpoints.storage import write_arrays
+from litv2_jax.paths import expand_path
+from litv2_jax.settings import ConfigError
 
 
 def save_weights(
@@ -54,7 +54,7 @@ def load_weights(
         return _read_weights(StoredArrays.open(path, ["model"]), params, stats)
 
 
-def start_from(
+def initialize_from(
     path: str | Path, params: dict[str, Any], stats: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Returns weights to begin a run with, and which parts of the model stay new.

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from litv2_jax.paths import expand_path
-from litv2_jax.settings import ConfigError
-from litv2_jax.training.manifest import (
+from litv2_jax.checkpoints.manifest import (
     DamagedCheckpointError,
     find_best,
     has_manifest,
     read_manifest,
 )
+from litv2_jax.paths import expand_path
+from litv2_jax.settings import ConfigError
 
 
 def find_checkpoint(path: str | Path) -> Path:
