@@ -1,8 +1,8 @@
 """The programs that are measured: the forward pass and the update of a recipe."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,11 @@ from litv2_jax import (
     list_models,
 )
 from litv2_jax.ops.resize import resize_bilinear
-from litv2_jax.tasks.classification import Classification
+from litv2_jax.tasks import classification, create_task, segmentation
 from litv2_jax.training.plan import Plan, RunSettings
-from litv2_jax.training.task import Batch
 
 NUM_CLASSES, NUM_IMAGES = 1000, 1_281_167  # ImageNet's.
-NUM_PIXEL_CLASSES = 150  # ADE20K's.
+NUM_PIXEL_CLASSES, NUM_ANNOTATED = 150, 20_210  # ADE20K's.
 SEGMENTATION = list_models("segmentation")
 WORK = ("forward", "train")
 DTYPES = ("float32", "bfloat16")
@@ -69,41 +68,45 @@ class Case:
         }
 
 
-class WithoutData(Classification):
-    """The task of a recipe without its images and what is done to them."""
+class _Split:
+    """A split of a data set that is never read."""
 
-    def __init__(self, model: Mapping[str, Any], batch_size: int):
-        # The constructor of the class would open the data set.
-        self._model: dict[str, Any] = dict(model)
-        self.num_train_examples = NUM_IMAGES
-        self.steps_per_epoch = max(1, NUM_IMAGES // batch_size)
+    def __init__(self, num_examples: int, num_classes: int):
+        self.class_names = [str(i) for i in range(num_classes)]
+        self._num_examples = num_examples
 
-    def build(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Returns the model."""
-        return create_model(
-            self._model["name"],
-            rngs=rngs,
-            num_classes=NUM_CLASSES,
-            drop_path_rate=self._model["drop_path_rate"],
-            dtype=jnp.dtype(self._model["dtype"]),
-            **self._model["sizes"],
+    def __len__(self) -> int:
+        return self._num_examples
+
+
+def plan_run(config: Any) -> tuple[Any, Plan, RunSettings]:
+    """Returns what the training loop makes of a recipe, whose data are not opened."""
+    settings, rest = RunSettings.split(config.to_dict())
+    sizes = {
+        "classification": (NUM_IMAGES, NUM_CLASSES),
+        "segmentation": (NUM_ANNOTATED, NUM_PIXEL_CLASSES),
+    }
+    split = _Split(*sizes[settings.task])
+    with (
+        mock.patch.object(classification, "open_source", return_value=split),
+        mock.patch.object(segmentation, "open_annotated_source", return_value=split),
+    ):
+        task = create_task(
+            settings.task, rest, batch_size=settings.batch_size, seed=settings.seed
         )
-
-    def augment(self, batch: Batch, key: jax.Array) -> Batch:
-        """Returns the batch as it is."""
-        del key
-        return batch
+    return task, Plan(task, settings), settings
 
 
-def plan_training(case: Case) -> tuple[WithoutData, Plan, RunSettings]:
-    """Returns what the training loop makes of the recipe of a case."""
+def plan_training(case: Case) -> tuple[Any, Plan, RunSettings]:
+    """Returns what the training loop makes of a case; its batches are augmented."""
     config: Any = imagenet.get_config(case.recipe)
     config.batch_size = case.batch_size
     config.model.dtype = case.dtype
     config.model.sizes = case.sizes
-    settings, rest = RunSettings.split(config.to_dict())
-    task = WithoutData(rest["model"], case.batch_size)
-    return task, Plan(task, settings), settings
+    config.augment.mix_group_size = 0
+    task, plan, settings = plan_run(config)
+    task.augment = lambda batch, key: batch
+    return task, plan, settings
 
 
 def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
