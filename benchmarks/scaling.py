@@ -109,7 +109,7 @@ def describe_step(
         "ms exchanging": 1000 * seconds.exchanging,
         "ms waiting": 1000 * seconds.waiting,
         "images/s": images * num_gpus / seconds.total,
-        "efficiency": seconds.computing / seconds.total,
+        "share computing": seconds.computing / seconds.total,
     }
     name = f"{num_gpus} GPUs"
     if num_gpus != compiled_for:
