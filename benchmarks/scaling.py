@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from benchmarks import estimates
-from benchmarks.collectives import Collective, add_up_bytes, list_collectives
+from benchmarks.collectives import add_up_bytes, list_collectives
 from benchmarks.deviceless import GPUS_PER_HOST, compile_for_h200, find_h200s
 from benchmarks.programs import plan_run
 from benchmarks.results import Row
@@ -23,9 +23,9 @@ from litv2_jax.training.evaluation import Evaluator
 RECIPES = {"classification": imagenet, "segmentation": ade20k_semantic_fpn}
 WORK = ("train", "evaluate")
 
-# So many GPUs are estimated from the program for the largest number, if that has
-# several hosts.
-EXTRAPOLATED = 512
+# So many GPUs are estimated from the program for the largest number below them, if that
+# fills a host.
+EXTRAPOLATED = (64, 512)
 
 # Of an image and its label to evaluate by ADE20K's recipe: 4:3, shortest side 512.
 CANVAS = (512, 704)
@@ -43,7 +43,7 @@ def measure_steps(numbers: Sequence[int]) -> list[Row]:
             config: Any = module.get_config("litv2_s")
             config.model.dtype = "bfloat16"
             images = config.batch_size // GPUS_PER_HOST
-            text = ""
+            part, text = f"{recipe} {work}", ""
             for number in numbers:
                 config.batch_size = images * number
                 start = time.perf_counter()
@@ -51,11 +51,10 @@ def measure_steps(numbers: Sequence[int]) -> list[Row]:
                 print(
                     f"{recipe}, {work}, {number}: {time.perf_counter() - start:.0f} s"
                 )
-                rows += describe_step(f"{recipe} {work}", text, number, number, images)
-            if GPUS_PER_HOST < numbers[-1] < EXTRAPOLATED:
-                rows += describe_step(
-                    f"{recipe} {work}", text, numbers[-1], EXTRAPOLATED, images
-                )
+                rows += describe_step(part, text, number, number, images)
+            larger = [n for n in EXTRAPOLATED if n > numbers[-1] >= GPUS_PER_HOST]
+            for number in larger:
+                rows += describe_step(part, text, numbers[-1], number, images)
     return rows
 
 
@@ -100,11 +99,14 @@ def describe_step(
     """
     exchanges = list_collectives(text)
     num_bytes = add_up_bytes(exchanges)
+    if "all-gather" in num_bytes:
+        num_bytes["all-gather"] *= num_gpus // compiled_for
+    sums = [x.bytes / x.count for x in exchanges if x.kind == "all-reduce"]
     seconds = estimates.estimate_step(text, compiled_for, num_gpus)
     values = {
         "exchanges": sum(exchange.count for exchange in exchanges),
         **{f"{kind} MB": size / 1e6 for kind, size in num_bytes.items()},
-        "largest MB": max(map(_bytes_of_one, exchanges), default=0) / 1e6,
+        "largest all-reduce MB": max(sums, default=0) / 1e6,
         "ms computing": 1000 * seconds.computing,
         "ms exchanging": 1000 * seconds.exchanging,
         "ms waiting": 1000 * seconds.waiting,
@@ -115,10 +117,6 @@ def describe_step(
     if num_gpus != compiled_for:
         name += f", program for {compiled_for}"
     return [Row(part, name, quantity, value) for quantity, value in values.items()]
-
-
-def _bytes_of_one(exchange: Collective) -> float:
-    return exchange.bytes / exchange.count
 
 
 def _list_inputs(config: Any, work: str) -> dict[str, tuple[tuple[int, ...], Any]]:
