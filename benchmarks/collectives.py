@@ -36,16 +36,17 @@ def list_collectives(text: str) -> list[Collective]:
     Args:
         text: The optimized program, `compiled.as_text()`.
     """
-    return [
-        Collective(
-            kind,
-            _result(instruction).type,
-            count,
-            instruction.find(r'op_name="([^"]*)"'),
-        )
-        for instruction, count in hlo.walk(hlo_text.parse(text))
-        if (kind := instruction.opcode.removesuffix("-start")) in hlo_text.COLLECTIVES
-    ]
+    found = (read_collective(*x) for x in hlo.walk(hlo_text.parse(text)))
+    return [collective for collective in found if collective]
+
+
+def read_collective(instruction: Instruction, count: int) -> Collective | None:
+    """Returns the exchange that an instruction, which runs `count` times, begins."""
+    kind = instruction.opcode.removesuffix("-start")
+    if kind not in hlo_text.COLLECTIVES:
+        return None
+    source = instruction.find(r'op_name="([^"]*)"')
+    return Collective(kind, _result(instruction).type, count, source)
 
 
 def add_up_bytes(collectives_: Iterable[Collective]) -> dict[str, int]:

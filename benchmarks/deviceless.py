@@ -1,4 +1,4 @@
-"""Compiles programs for an H200 on a machine that has none.
+"""Compiles programs for H200s on a machine that has none.
 
 Only the CUDA plugin is needed, no driver: XLA takes the description of the GPU from the
 text below. It cannot time kernels, so it chooses their tiles by rules of thumb.
@@ -8,12 +8,11 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 from jax.experimental import topologies
 
-from litv2_jax.ops import attention
+from litv2_jax import use_implementation
 from litv2_jax.settings import ConfigError
 
 # Data sheet of the H200 SXM; its chip is that of the H100.
@@ -52,26 +51,37 @@ device_description_str: "NVIDIA H200 141GB HBM3e"
 OPTIONS = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
+# GPUs of a host, which NVLink connects.
+GPUS_PER_HOST = 8
+
+
 @functools.cache
-def find_h200() -> Any:
-    """Returns the device to compile for.
+def find_h200s(count: int = 1) -> list[Any]:
+    """Returns the devices to compile for, on as few hosts as have so many.
 
     Raises:
-        ConfigError: If the CUDA plugin is not installed.
+        ConfigError: If the CUDA plugin is not installed, or hosts would differ in
+            the number of their GPUs.
     """
+    if count < 1 or (count > GPUS_PER_HOST and count % GPUS_PER_HOST):
+        raise ConfigError(
+            f"There is no program for {count} GPUs: use 1 to {GPUS_PER_HOST}, those of "
+            f"one host, or a multiple of {GPUS_PER_HOST}."
+        )
+    local = min(count, GPUS_PER_HOST)
     # A GPU of this machine, should there be one, stays out of it: with the platform
     # given, the plugin neither looks for it nor complains of its driver.
     jax.config.update("jax_platforms", "cpu")
     try:
         topology = topologies.get_topology_desc(
-            platform="cuda", target_config=H200, topology="1x1x1"
+            platform="cuda", target_config=H200, topology=f"1x{count // local}x{local}"
         )
     except NotImplementedError:
         raise ConfigError(
             "Compiling for an H200 needs JAX's CUDA plugin, though no GPU; install it "
             "by make install EXTRAS=cuda12."
         ) from None
-    return topology.devices[0]
+    return topology.devices
 
 
 def compile_for_h200(
@@ -80,11 +90,12 @@ def compile_for_h200(
     donate_argnums: int | tuple[int, ...] = (),
     dump_to: Path | None = None,
 ) -> jax.stages.Compiled:
-    """Compiles a function, which may be jitted already, for one H200.
+    """Compiles a function, which may be jitted already, for H200s.
 
     Args:
         function: Of arrays.
-        *abstract_arguments: Trees of anything with shape and dtype.
+        *abstract_arguments: Trees of `jax.ShapeDtypeStruct`; those without a sharding
+            are on a single H200.
         donate_argnums: Arguments to overwrite; of a jitted function, its own count.
         dump_to: Where XLA writes what it makes, among it the PTX of each kernel.
 
@@ -94,16 +105,16 @@ def compile_for_h200(
     options: dict[str, Any] = dict(OPTIONS)
     if dump_to:
         options["xla_dump_to"] = str(dump_to)
-    sharding = jax.sharding.SingleDeviceSharding(find_h200())
+    single = jax.sharding.SingleDeviceSharding(find_h200s()[0])
     arguments = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding or single),
         abstract_arguments,
     )
     if not hasattr(function, "lower"):
         function = jax.jit(function, donate_argnums=donate_argnums)
     lowered: Any = function
-    # The forms look for GPUs of this machine.
-    with mock.patch.object(attention, "has_cudnn_attention", return_value=True):
+    # By itself, attention looks for GPUs of this machine.
+    with use_implementation(attention="cudnn"):
         return lowered.lower(*arguments).compile(compiler_options=options)
 
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import hlo, results
-from benchmarks.deviceless import find_h200
+from benchmarks import hlo, results, scaling
+from benchmarks.deviceless import find_h200s
+from benchmarks.estimates import estimate_seconds
 from benchmarks.h200_minimum import WORK, minimum_bytes
 from benchmarks.h200_programs import (
     Program,
@@ -24,10 +25,6 @@ from benchmarks.results import Row
 from configs import imagenet
 from litv2_jax.models.backbone import VARIANTS, BackboneConfig
 from litv2_jax.settings import ConfigError
-
-# What an H200 reaches at its best, rather than what its data sheet says: bfloat16
-# products, memory, and the seconds that the smallest kernel takes.
-FLOPS, BYTES, LAUNCH = 790e12, 4.3e12, 2e-6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,18 +46,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top", type=int, default=0, help="so many kernels that move most are listed"
     )
     parser.add_argument(
-        "--output", type=Path, default=results.ROOT / "benchmarks/results/h200.json"
+        "--devices",
+        type=int,
+        nargs="+",
+        metavar="GPUS",
+        help="compile the steps of two recipes for so many, 128 and 2 images on each, "
+        "instead of the above",
     )
+    parser.add_argument("--output", type=Path, help="JSON file")
 
 
 def run(options: argparse.Namespace) -> None:
     """Compiles, prints and writes."""
     try:
-        find_h200()
+        for count in options.devices or [1]:
+            find_h200s(count)
     except ConfigError as error:
         sys.exit(str(error))
     description = results.describe_run(("jax", "jaxlib", "flax"))
     description["target"] = "H200 (compiled without one)"
+    name = "h200_devices" if options.devices else "h200"
+    output = options.output or results.ROOT / f"benchmarks/results/{name}.json"
+    if options.devices:
+        rows = scaling.measure_steps(sorted(options.devices))
+        results.write_json(rows, description, output)
+        results.print_report(rows, description)
+        return
     description["batch_size"] = options.batch_size
     description["image_size"] = options.image_size
     rows = []
@@ -71,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
             )
     configs = [VARIANTS[name] for name in options.variants]
     rows += measure_layers(configs, options.batch_size, options.image_size)
-    results.write_json(rows, description, options.output)
+    results.write_json(rows, description, output)
     results.print_report(rows, description)
 
 
@@ -167,19 +178,6 @@ def measure_atomics(program: Program, kernel: hlo.Kernel) -> list[int]:
     additions = re.findall(r"\b(?:atom|red)\.\S*\badd\S*", text)
     widths = [re.search(r"\.v(\d)", addition) for addition in additions]
     return [int(width[1]) if width else 1 for width in widths]
-
-
-def estimate_seconds(kernels: Sequence[hlo.Kernel]) -> float:
-    """Returns the time of kernels, each bound by memory, products or its start."""
-    return sum(
-        kernel.count
-        * max(
-            (kernel.bytes_read + kernel.bytes_written) / BYTES,
-            kernel.flops / FLOPS,
-            LAUNCH,
-        )
-        for kernel in kernels
-    )
 
 
 def list_heaviest(kernels: Sequence[hlo.Kernel], number: int) -> str:

@@ -13,7 +13,7 @@ from flax import nnx
 from benchmarks import layer_forms
 from litv2_jax import HiLo, create_model, fuse_for_inference
 from litv2_jax.models.layer_norm import EPSILON
-from litv2_jax.ops.attention import attend, attend_in_windows, has_cudnn_attention
+from litv2_jax.ops.attention import attend, attend_in_windows
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 from litv2_jax.ops.implementations import OPERATIONS
@@ -116,10 +116,9 @@ def create_low(arrays: Arrays, queries: int, keys: int, num_heads: int) -> Case:
     scale = HEAD_DIM**-0.5
     function = functools.partial(attend, scale=scale)
     forms = _list_choices("attention", function)
-    has_cudnn = arrays.dtype != jnp.float32 and has_cudnn_attention()
-    del forms["gpu" if _is_cpu() or not has_cudnn else "cudnn"]
-    if not has_cudnn:
-        forms.pop("cudnn")  # It would be the padded one, or not run.
+    del forms["cudnn"]  # It is what "gpu" takes, or does not run.
+    if _is_cpu():
+        del forms["gpu"]
     q, *kv = (arrays.maps(n, num_heads, HEAD_DIM) for n in (queries, keys, keys))
     return Case(f"{queries} x {keys} x {num_heads} heads", forms, (q, *kv))
 

@@ -16,12 +16,14 @@ from litv2_jax import (
     list_models,
 )
 from litv2_jax.ops.resize import resize_bilinear
+from litv2_jax.tasks import create_task
 from litv2_jax.tasks.classification import Classification
+from litv2_jax.training.devices import Devices
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Batch
 
-NUM_CLASSES, NUM_IMAGES = 1000, 1_281_167  # ImageNet's.
+NUM_CLASSES = 1000  # ImageNet's.
 NUM_PIXEL_CLASSES = 150  # ADE20K's.
 SEGMENTATION = list_models("segmentation")
 WORK = ("forward", "train")
@@ -78,12 +80,26 @@ class Prepared(Classification):
         return batch
 
 
+def plan_run(config: Any, devices: Devices | None = None) -> Run:
+    """Returns what the training loop makes of a recipe, whose data are not opened."""
+    settings, rest = RunSettings.split(config.to_dict())
+    task = create_task(
+        settings.task,
+        rest,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        with_data=False,
+    )
+    return Run(task, settings, devices)
+
+
 def create_run(case: Case) -> Run:
-    """Returns what the training loop makes of the recipe of a case."""
+    """Returns what the training loop makes of a case, whose batches are augmented."""
     config: Any = imagenet.get_config(case.recipe)
     config.batch_size = case.batch_size
     config.model.dtype = case.dtype
     config.model.sizes = case.sizes
+    config.augment.mix_group_size = 0
     settings, rest = RunSettings.split(config.to_dict())
     task = Prepared.parse(rest, batch_size=case.batch_size, seed=0, with_data=False)
     return Run(task, settings)

@@ -1,7 +1,8 @@
 """Scores a model on a whole evaluation split."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,20 @@ class Evaluator:
         stop: StopRequest | None = None,
     ) -> dict[str, float]:
         """Returns the results of the task's metric; none if asked to stop meanwhile."""
+        with contextlib.closing(self._load()) as batches:
+            return self._score(params, stats, batches, stop)
+
+    def _score(
+        self,
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        loaded: Iterator[Batch],
+        stop: StopRequest | None,
+    ) -> dict[str, float]:
         metric = self._task.metric()
         is_first = jax.process_index() == 0
         batches = tqdm(
-            self._devices.shard_ahead(self._load()),
+            self._devices.shard_ahead(loaded),
             desc="eval",
             unit=" batches",
             total=self._task.num_eval_batches,
@@ -111,12 +122,13 @@ class Evaluator:
         batch = self._devices.shard_batch(self._first_batch)
         return self._first_batch, jax.device_get(self._predict(params, stats, batch))
 
-    def _load(self) -> Iterator[Batch]:
-        """Yields the batches, and keeps the first one."""
-        for number, batch in enumerate(self._task.eval_batches()):
-            if number == 0:
-                self._first_batch = batch
-            yield batch
+    def _load(self) -> Generator[Batch, None, None]:
+        """Yields the batches, and keeps the first one; ends the workers when closed."""
+        with contextlib.closing(iter(self._task.eval_batches())) as batches:
+            for number, batch in enumerate(batches):
+                if number == 0:
+                    self._first_batch = batch
+                yield batch
 
     def _add(self, metric: Metric, outputs: Batch) -> None:
         outputs = dict(jax.device_get(outputs))

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import h200, h200_programs, hlo
+from benchmarks import deviceless, h200, h200_programs, hlo, scaling
 from benchmarks.h200_minimum import minimum_bytes
 from benchmarks.results import read_json
 from litv2_jax.models.backbone import BackboneConfig
+from litv2_jax.settings import ConfigError
 
 SIZES = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 CONFIG = BackboneConfig(**SIZES, alpha=0.5)
@@ -175,8 +176,27 @@ def test_minimum_in_proportion():
         minimum_bytes(CONFIG, 64, 1, "backward")
 
 
-def test_estimates_are_bound_by_the_slowest():
-    kernel = hlo.Kernel("a", "loop fusion", "f32[]", 0, 0, 0, 3, {}, "", ())
-    assert h200.estimate_seconds([kernel]) == pytest.approx(3 * h200.LAUNCH)
-    moving = hlo.Kernel("a", "copy", "f32[]", 43 * 10**8, 0, 10, 1, {}, "", ())
-    assert h200.estimate_seconds([moving]) == pytest.approx(1e-3)
+@needs_plugin
+@pytest.mark.slow
+@pytest.mark.parametrize("work", scaling.WORK)
+@pytest.mark.parametrize("recipe", scaling.RECIPES)
+def test_steps_are_compiled_for_several_hosts(recipe, work):
+    deviceless.find_h200s(16)
+    config = scaling.RECIPES[recipe].get_config("litv2_s")
+    config.model.dtype, config.model.sizes = "bfloat16", SIZES
+    config.batch_size = 32
+    if recipe == "classification":
+        # Images of one GPU; those of others would have to be sent.
+        config.augment.mix_group_size = 2
+    text = scaling.compile_step(config, work, 16)
+    rows = scaling.describe_step("part", text, 16, 512, 2)
+    found = {row.quantity: row.value for row in rows}
+    assert {row.name for row in rows} == {"512 GPUs, program for 16"}
+    assert (found["all-reduce MB"] > 0.1) == (work == "train")
+    assert 0 < found["ms waiting"] <= found["ms exchanging"]
+    assert found["images/s"] > 0
+
+
+def test_hosts_have_eight_gpus_each():
+    with pytest.raises(ConfigError, match="no program for 12 GPUs: use 1 to 8"):
+        deviceless.find_h200s(12)

@@ -1,3 +1,4 @@
+import collections
 import json
 import time
 import types
@@ -38,6 +39,30 @@ def test_the_rate_leaves_out_the_compilation_and_counts_the_waiting():
     assert "peak_fraction" not in result
     meter.restart()
     assert meter.result() == {}
+
+
+def test_a_step_is_lowered_and_compiled_once():
+    """Counting the operations lowers it, which JAX has to keep for the step."""
+    counts = collections.Counter()
+
+    def count(event, _, fun_name="", **kwargs):
+        if fun_name in ("square", "jit(square)"):
+            counts[event.rsplit("/", 1)[-1]] += 1
+
+    @jax.jit
+    def square(x):
+        return x @ x
+
+    x = jnp.ones((8, 8))
+    meter = Performance(batch_size=1)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        for _ in range(3):
+            meter.run(square, x)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert counts["jaxpr_to_mlir_module_duration"] == 1
+    assert set(counts.values()) == {1}, counts
 
 
 def test_memory_and_peak_are_told_where_they_are_known(monkeypatch):
