@@ -37,3 +37,13 @@ class PlainLayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return normalise(x, EPSILON).astype(self.dtype)
+
+
+class NoNorm(nnx.Module):
+    """Stands where the original puts no norm on a map.
+
+    Shapes: [..., C] -> [..., C].
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x
