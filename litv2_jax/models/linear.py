@@ -63,8 +63,8 @@ class Conv(nnx.Conv):
             dtype=dtype,
             rngs=rngs,
         )
+        self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        stride = self.strides[0]
-        y = convolve(x.astype(self.dtype), self.kernel[...], stride)
+        y = convolve(x.astype(self.dtype), self.kernel[...], self.stride)
         return y if self.bias is None else add_bias(y, self.bias[...])

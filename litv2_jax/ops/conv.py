@@ -31,7 +31,8 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    margin = (kernel.shape[0] // 2,) * 2
+    side = kernel.shape[0] // 2
+    margin = (side, side)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
