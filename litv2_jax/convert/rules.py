@@ -1,8 +1,8 @@
 """What PyTorch calls the things that our modules keep in their attributes.
 
 One table per module class, so that any module converts, alone or inside a model. The
-names are those of the published code (`classification/models/litv2.py`), and of mmcv
-and mmsegmentation; `{}` is the index in a list.
+names are those of the published code (`classification/models/litv2.py`), and of mmcv,
+mmsegmentation and mmdetection; `{}` is the index in a list.
 """
 
 from flax import nnx
@@ -19,10 +19,14 @@ from litv2_jax.models.blocks import (
 from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.fpn import Fpn
 from litv2_jax.models.hilo import HiLo
-from litv2_jax.models.layer_norm import LayerNorm
+from litv2_jax.models.layer_norm import LayerNorm, NoNorm
 from litv2_jax.models.linear import Conv, Linear
+from litv2_jax.models.mask_rcnn import MaskRcnn
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.patch_conv import PatchConv
+from litv2_jax.models.retinanet import RetinaHead, RetinaNet
+from litv2_jax.models.roi_heads import BoxHead, DoubleSize, MaskHead
+from litv2_jax.models.rpn import RpnHead
 from litv2_jax.models.semantic_fpn import (
     Branch,
     ConvNormRelu,
@@ -42,6 +46,38 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
         "fpn": "neck",
         "head": "decode_head",
     },
+    RetinaNet: {
+        "backbone": "backbone",
+        "norms": "backbone.norm{}",
+        "fpn": "neck",
+        "head": "bbox_head",
+    },
+    RetinaHead: {
+        "class_convs": "cls_convs.{}.conv",
+        "box_convs": "reg_convs.{}.conv",
+        "classify": "retina_cls",
+        "regress": "retina_reg",
+    },
+    MaskRcnn: {
+        "backbone": "backbone",
+        "norms": "backbone.norm{}",
+        "fpn": "neck",
+        "rpn": "rpn_head",
+        "box_head": "roi_head.bbox_head",
+        "mask_head": "roi_head.mask_head",
+    },
+    RpnHead: {"conv": "rpn_conv", "classify": "rpn_cls", "regress": "rpn_reg"},
+    BoxHead: {
+        "hidden": "shared_fcs.{}",
+        "classify": "fc_cls",
+        "regress": "fc_reg",
+    },
+    MaskHead: {
+        "convs": "convs.{}.conv",
+        "upsample": "upsample",
+        "classify": "conv_logits",
+    },
+    DoubleSize: _KERNEL_AND_BIAS,
     Fpn: {"laterals": "lateral_convs.{}.conv", "outputs": "fpn_convs.{}.conv"},
     SemanticFpnHead: {
         "branches": "scale_heads.{}",
@@ -92,8 +128,9 @@ TORCH_NAMES: dict[type, dict[str, str]] = {
     Conv: _KERNEL_AND_BIAS,
     Linear: _KERNEL_AND_BIAS,
     LayerNorm: _SCALE_AND_BIAS,
+    NoNorm: {},
 }
 
 # Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a
-# convolution (out, in, height, width).
+# convolution (out, in, height, width), a transposed one (in, out, height, width).
 AXES_FROM_TORCH = {0: (), 1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}

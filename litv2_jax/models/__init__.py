@@ -10,10 +10,14 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.backbone import VARIANTS, BackboneConfig
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.mask_rcnn import MASK_RCNNS, MaskRcnn
+from litv2_jax.models.retinanet import RETINANETS, RetinaNet
 from litv2_jax.models.semantic_fpn import SemanticFpn
 
+Model = Classifier | SemanticFpn | RetinaNet | MaskRcnn
+
 # Name to class, sizes of the backbone, and published number of classes.
-MODELS: dict[str, tuple[type[Classifier | SemanticFpn], BackboneConfig, int]] = {
+MODELS: dict[str, tuple[type[Model], BackboneConfig, int]] = {
     **{name: (Classifier, config, 1000) for name, config in VARIANTS.items()},
     **{
         f"semantic_fpn_{name}": (
@@ -23,24 +27,38 @@ MODELS: dict[str, tuple[type[Classifier | SemanticFpn], BackboneConfig, int]] = 
         )
         for name, rate in (("litv2_s", 0.2), ("litv2_m", 0.2), ("litv2_b", 0.3))
     },
+    **{name: (RetinaNet, config, 80) for name, config in RETINANETS.items()},
+    **{name: (MaskRcnn, config, 80) for name, config in MASK_RCNNS.items()},
 }
 
 
-KINDS = {"classification": Classifier, "segmentation": SemanticFpn}
+KINDS: dict[str, tuple[type[Model], ...]] = {
+    "classification": (Classifier,),
+    "segmentation": (SemanticFpn,),
+    "detection": (RetinaNet, MaskRcnn),
+}
+
+# What they have beside a backbone and classes.
+OPTIONS: dict[type[Model], tuple[str, ...]] = {
+    Classifier: (),
+    SemanticFpn: ("fpn_dim", "head_dim", "dropout_rate"),
+    RetinaNet: ("fpn_dim", "head_dim", "num_convs"),
+    MaskRcnn: ("fpn_dim", "head_dim", "num_convs", "hidden_dim"),
+}
 
 
 def list_models(task: str = "classification") -> list[str]:
     """Returns the names that `create_model` knows.
 
     Args:
-        task: What the models are for, `classification` or `segmentation`.
+        task: What the models are for, `classification`, `segmentation` or `detection`.
 
     Raises:
         ValueError: If there are no models for it.
     """
     if task not in KINDS:
         raise ValueError(f"There are no models for {task!r}; use {' or '.join(KINDS)}.")
-    return [name for name, (kind, *_) in MODELS.items() if kind is KINDS[task]]
+    return [name for name, (kind, *_) in MODELS.items() if kind in KINDS[task]]
 
 
 def create_model(
@@ -57,8 +75,10 @@ def create_model(
     fpn_dim: int | None = None,
     head_dim: int | None = None,
     dropout_rate: float | None = None,
+    num_convs: int | None = None,
+    hidden_dim: int | None = None,
     dtype: DTypeLike = jnp.float32,
-) -> Classifier | SemanticFpn:
+) -> Any:
     """Creates a model with new weights, ready for inference.
 
     Sizes that are not given are the published ones of the model; the sequences have one
@@ -74,9 +94,11 @@ def create_model(
         window_sizes: Side of the HiLo windows; 0 means no attention.
         alpha: Share of the heads that are Lo-Fi.
         drop_path_rate: Stochastic depth of the last block, in training.
-        fpn_dim: Channels of the feature pyramid, in Semantic FPN alone.
-        head_dim: Channels of the head, in Semantic FPN alone.
+        fpn_dim: Channels of the feature pyramid, in all but classifiers.
+        head_dim: Channels of the head, in all but classifiers.
         dropout_rate: Share of these that training drops, in Semantic FPN alone.
+        num_convs: Convolutions before an output of the head, in detectors alone.
+        hidden_dim: Hidden channels of the box head, in Mask R-CNN alone.
         dtype: Type of the computation, float32 or bfloat16; parameters, softmax,
             statistics of the norms and logits stay float32.
 
@@ -96,10 +118,17 @@ def create_model(
         "alpha": alpha,
         "drop_path_rate": drop_path_rate,
     }
-    options = {"fpn_dim": fpn_dim, "head_dim": head_dim, "dropout_rate": dropout_rate}
+    options = {
+        "fpn_dim": fpn_dim,
+        "head_dim": head_dim,
+        "dropout_rate": dropout_rate,
+        "num_convs": num_convs,
+        "hidden_dim": hidden_dim,
+    }
     options = _given(options)
-    if kind is Classifier and options:
-        raise ValueError(f"{name} is a classifier and has no {', '.join(options)}.")
+    if unknown := [option for option in options if option not in OPTIONS[kind]]:
+        noun = "classifier" if kind is Classifier else kind.__name__
+        raise ValueError(f"{name} is a {noun} and has no {', '.join(unknown)}.")
     if num_classes is None:
         num_classes = published_classes
     config = dataclasses.replace(config, **_given(sizes))

@@ -11,8 +11,11 @@ from litv2_jax.models.batch_norm import FoldedNorm
 from litv2_jax.models.blocks import Block
 from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.hilo import HiLo
-from litv2_jax.models.layer_norm import PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.mask_rcnn import MaskRcnn
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.models.retinanet import RetinaNet
+from litv2_jax.models.roi_heads import DoubleSize
 from litv2_jax.models.semantic_fpn import ConvNormRelu, SemanticFpn
 
 
@@ -55,13 +58,26 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         elif isinstance(module, Classifier):
             # The mean over the map, which lies between, does not mind.
             module.norm = _fold_layer_norm(module.norm, module.head)
-        elif isinstance(module, SemanticFpn):
-            for i, lateral in enumerate(module.fpn.laterals):
-                module.norms[i] = _fold_layer_norm(module.norms[i], lateral)
+        elif isinstance(module, SemanticFpn | RetinaNet | MaskRcnn):
+            _fold_norms_of_maps(module)
     for module in modules:
-        if isinstance(module, nnx.Linear | nnx.Conv) and module.dtype is not None:
+        if not isinstance(module, nnx.Linear | nnx.Conv | DoubleSize):
+            continue
+        if module.dtype is not None:
             _replace(module, "kernel", _read(module.kernel), module.dtype)
     return model
+
+
+def _fold_norms_of_maps(model: SemanticFpn | RetinaNet | MaskRcnn) -> None:
+    """Moves scales and biases of the maps' norms into the pyramid."""
+    laterals = list(model.fpn.laterals)
+    first = len(model.norms) - len(laterals)
+    if isinstance(model, RetinaNet):
+        # A coarser level reads the last map, too, and zeros around it.
+        laterals.pop()
+    for i, lateral in enumerate(laterals, first):
+        if isinstance(model.norms[i], LayerNorm):
+            model.norms[i] = _fold_layer_norm(model.norms[i], lateral)
 
 
 # In numpy, because JAX would compile a program for each of these sums and products.
