@@ -10,7 +10,7 @@ PyTorch is not needed, and nothing in the file is run.
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,14 @@ from litv2_jax import models, pretrained
 from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, match_weights, torch_entries
 from litv2_jax.convert.errors import list_names
-from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
+from litv2_jax.convert.torch_file import (
+    TorchCheckpoint,
+    read_checkpoint,
+    write_torch_checkpoint,
+)
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.mask_rcnn import MaskRcnn
+from litv2_jax.models.retinanet import RetinaNet
 from litv2_jax.models.semantic_fpn import SemanticFpn
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -38,7 +44,14 @@ _HEADS_UNKNOWN = (
 _CLASS_NAMES = {(Classifier, 1000): "imagenet", (SemanticFpn, 150): "ade20k"}
 
 # Names for models of other sizes than those published.
-_FIRST_NAMES = {Classifier: "litv2_s", SemanticFpn: "semantic_fpn_litv2_s"}
+_FIRST_NAMES = {
+    Classifier: "litv2_s",
+    SemanticFpn: "semantic_fpn_litv2_s",
+    RetinaNet: "retinanet_litv2_s",
+    MaskRcnn: "mask_rcnn_litv2_s",
+}
+
+_DETECTORS = (RetinaNet, MaskRcnn)
 
 # What the published models were evaluated on.
 _INPUTS = {
@@ -48,6 +61,8 @@ _INPUTS = {
         "crop": 1.0 if image_size == 384 else 0.875,
     },
     SemanticFpn: lambda _: {"scale": (2048, 512), "multiple": 32},
+    RetinaNet: lambda _: {"scale": (1333, 800), "multiple": 32},
+    MaskRcnn: lambda _: {"scale": (1333, 800), "multiple": 32},
 }
 
 
@@ -92,13 +107,13 @@ def _from_torch(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output} is not empty: name a folder to create.")
     source = read_checkpoint(options.source, options.entry)
     shapes = {name: array.shape for name, array in source.arrays.items()}
-    description = _describe(options, shapes, source.config)
+    description, name_notes = _describe(options, shapes, source)
     try:
         model, arrays, notes = _create_model(description["model"], source.arrays)
         report = litv2_jax.load_torch_weights(model, arrays)
     except ValueError as error:
         raise ValueError(f"{options.source}: {error}") from None
-    notes = source.notes + notes
+    notes = source.notes + name_notes + notes
     if report.missing:
         notes.append(
             f"Only the backbone is the file's. New, and to be trained: "
@@ -136,11 +151,11 @@ def _create_model(
     match_weights(
         nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **own)), arrays
     )
-    prefix = f"{identify.HEADS[kind]}."
-    arrays = {n: x for n, x in arrays.items() if not n.startswith(prefix)}
+    prefixes = tuple(f"{head}." for head in identify.HEADS[kind])
+    arrays = {n: x for n, x in arrays.items() if not n.startswith(prefixes)}
     model = models.create_model(rngs=nnx.Rngs(0), **sizes)
     new = litv2_jax.to_torch_state_dict(model)
-    head = {n: x for n, x in new.items() if n.startswith(prefix)}
+    head = {n: x for n, x in new.items() if n.startswith(prefixes)}
     note = (
         f"The head is new: for {sizes['num_classes']} classes instead of the file's "
         f"{num_classes}. It has to be trained."
@@ -149,9 +164,10 @@ def _create_model(
 
 
 def _describe(
-    options: argparse.Namespace, shapes: identify.Shapes, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns what the checkpoint is to say of its model."""
+    options: argparse.Namespace, shapes: identify.Shapes, source: TorchCheckpoint
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns what the checkpoint is to say of its model, and what there is to say."""
+    config = source.config
     names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
     found = identify.read_architecture(shapes)
@@ -169,6 +185,10 @@ def _describe(
             "same, save its state dict alone."
         ) from None
     name = options.model or identify.recognise_variant(shapes)
+    notes = []
+    if name and kind in _DETECTORS and not (options.model or options.window_sizes):
+        name, note = _choose_windows(name, source.experiment)
+        notes.append(note)
     are_heads_known = bool(name) or "num_heads" in sizes
     if name is None:
         name = _FIRST_NAMES[kind]
@@ -185,17 +205,34 @@ def _describe(
         image_size = 384
     wanted_kind, _, published_classes = models.MODELS[name]
     is_same_kind = wanted_kind is kind
-    if wanted_kind is SemanticFpn and is_same_kind:
-        sizes |= identify.read_dense_sizes(shapes)
+    if wanted_kind is not Classifier and is_same_kind:
+        sizes |= identify.read_dense_sizes(wanted_kind, shapes)
     num_classes = options.num_classes or (
         identify.num_classes_of(shapes) if is_same_kind else published_classes
     )
-    return {
+    description = {
         "model": {"name": name, "num_classes": num_classes, **sizes},
         "are_heads_known": are_heads_known,
         "input": _INPUTS[wanted_kind](image_size),
         "class_names": _CLASS_NAMES.get((wanted_kind, num_classes), []),
     }
+    return description, notes
+
+
+def _choose_windows(name: str, experiment: str) -> tuple[str, str]:
+    """Returns the name of a detector with the windows of its run, and a sentence.
+
+    Args:
+        name: That of the model with windows of 2 and the same shapes.
+        experiment: As in `TorchCheckpoint`. The original's configurations with windows
+            of 4 are called `..._ws_4.py`.
+    """
+    if "ws_4" in experiment:
+        return f"{name}_window4", "The file is of a run of ..._ws_4: windows are 4."
+    return name, (
+        "Shapes do not tell the windows of HiLo, which are taken to be 2. If they were "
+        f"4, convert the file again with --model {name}_window4."
+    )
 
 
 def _to_torch(options: argparse.Namespace) -> None:

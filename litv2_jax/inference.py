@@ -98,6 +98,11 @@ class Predictor:
                 "--num-heads and --alpha."
             )
         sizes = description["model"]
+        if sizes["name"] in models.list_models("detection"):
+            raise ConfigError(
+                f"{weights} is a detector, {sizes['name']}, which this cannot run yet; "
+                "use create_model(..., weights=...).detect in Python."
+            )
         model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
         self._input = description["input"]
         self.is_segmentation = sizes["name"] in models.list_models("segmentation")

@@ -29,13 +29,13 @@ def create_model(
         name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         weights: A checkpoint of this project, the workdir of a run, whose best
-            checkpoint is taken, or a PyTorch file; of a classifier's file, a
-            segmentation model takes the backbone and says so.
+            checkpoint is taken, or a PyTorch file; of a classifier's file, other models
+            take the backbone and say so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: num_classes, embed_dim,
-            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype; for
-            Semantic FPN also fpn_dim, head_dim and dropout_rate.
+            depths, num_heads, window_sizes, alpha, drop_path_rate and dtype; but for
+            classifiers also fpn_dim, head_dim and others.
 
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are

@@ -11,12 +11,24 @@ from litv2_jax.convert.errors import describe_value
 from litv2_jax.models import MODELS
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
 from litv2_jax.models.classifier import Classifier
+from litv2_jax.models.mask_rcnn import MaskRcnn
+from litv2_jax.models.retinanet import ANCHORS, RetinaNet
 from litv2_jax.models.semantic_fpn import SemanticFpn
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# PyTorch name of the layer that classifies.
-HEADS = {Classifier: CLASSIFIER_HEAD, SemanticFpn: "decode_head.conv_seg"}
+# PyTorch names of the layers whose outputs are classes; the first one tells the model,
+# and how many there are.
+HEADS: dict[type, tuple[str, ...]] = {
+    Classifier: (CLASSIFIER_HEAD,),
+    SemanticFpn: ("decode_head.conv_seg",),
+    RetinaNet: ("bbox_head.retina_cls",),
+    MaskRcnn: (
+        "roi_head.bbox_head.fc_cls",
+        "roi_head.bbox_head.fc_reg",
+        "roi_head.mask_head.conv_logits",
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +66,12 @@ def architecture_of(config: BackboneConfig) -> Architecture:
 def kind_of(shapes: Shapes) -> type | None:
     """Returns the class of the model with these arrays; None if it is none of ours."""
     if any(name.startswith(BACKBONE) for name in shapes):
-        return SemanticFpn if f"{HEADS[SemanticFpn]}.weight" in shapes else None
+        return next((k for k in HEADS if _is_of(shapes, k) and k != Classifier), None)
     return Classifier if FIRST_LAYER in shapes else None
+
+
+def _is_of(shapes: Shapes, kind: type) -> bool:
+    return f"{HEADS[kind][0]}.weight" in shapes
 
 
 def is_backbone(name: str) -> bool:
@@ -117,8 +133,14 @@ def _low_dim(shapes: Shapes, attention: str) -> int:
 
 def num_classes_of(shapes: Shapes) -> int:
     """Returns the size of a model's logits, 0 where there is no head."""
-    heads = (f"{head}.weight" for head in HEADS.values())
-    return next((_side(shapes, head) for head in heads if head in shapes), 0)
+    kind = next((kind for kind in HEADS if _is_of(shapes, kind)), None)
+    if kind is None:
+        return 0
+    outputs = _side(shapes, f"{HEADS[kind][0]}.weight")
+    if kind is RetinaNet:
+        return outputs // ANCHORS.num_anchors
+    # The last of Mask R-CNN is background.
+    return outputs - (kind is MaskRcnn)
 
 
 def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
@@ -130,7 +152,8 @@ def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
 def recognise_variant(shapes: Shapes) -> str | None:
     """Returns the first name of a model with these shapes, if there is one.
 
-    `litv2_b_384` has those of `litv2_b`: its layers are the same.
+    `litv2_b_384` has those of `litv2_b`: its layers are the same; so are those of
+    `retinanet_litv2_s_window4` and `retinanet_litv2_s`.
     """
     found, kind = read_architecture(shapes), kind_of(shapes)
     names = (
@@ -179,16 +202,30 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
     return "The architecture is the same: the file is damaged, incomplete or altered."
 
 
-def read_dense_sizes(shapes: Shapes) -> dict[str, int]:
-    """Returns the arguments of `create_model` that only Semantic FPN has.
+def read_dense_sizes(kind: type, shapes: Shapes) -> dict[str, int]:
+    """Returns the arguments of `create_model` that classifiers do not have.
 
     Args:
-        shapes: Of a SemanticFpn.
+        kind: SemanticFpn, RetinaNet or MaskRcnn.
+        shapes: Of such a model.
     """
-    return {
-        "fpn_dim": _side(shapes, "neck.lateral_convs.0.conv.weight"),
-        "head_dim": _side(shapes, "decode_head.conv_seg.weight", axis=1),
-    }
+    sizes = {"fpn_dim": _side(shapes, "neck.lateral_convs.0.conv.weight")}
+    if kind is MaskRcnn:
+        head = "roi_head.mask_head"
+        sizes["head_dim"] = _side(shapes, "rpn_head.rpn_conv.weight")
+        sizes["num_convs"] = _count_names(shapes, rf"{head}\.convs\.\d+\.conv\.weight")
+        hidden = "roi_head.bbox_head.shared_fcs.0.weight"
+        return {**sizes, "hidden_dim": _side(shapes, hidden)}
+    sizes["head_dim"] = _side(shapes, f"{HEADS[kind][0]}.weight", axis=1)
+    if kind is RetinaNet:
+        name = r"bbox_head\.cls_convs\.\d+\.conv\.weight"
+        sizes["num_convs"] = _count_names(shapes, name)
+    return sizes
+
+
+def _count_names(shapes: Shapes, pattern: str) -> int:
+    """Returns how many names a pattern matches."""
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
 
 def read_sizes(config: Mapping[str, Any], found: Architecture) -> dict[str, Any]:
