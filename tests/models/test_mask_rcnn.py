@@ -8,13 +8,13 @@ import pytest
 from flax import nnx
 
 import litv2_jax
-from litv2_jax.models import create_model
+from litv2_jax.models import create_model, mask_rcnn
 from litv2_jax.models.mask_rcnn import MASK_RCNNS
 from litv2_jax.models.rpn import propose
 from litv2_jax.ops.dense_losses import sample_anchors
 from litv2_jax.ops.mask_bits import pack_masks
 from litv2_jax.ops.masks import paste_mask
-from litv2_jax.ops.roi_losses import find_mask_targets, sample_rois
+from litv2_jax.ops.roi_losses import RoiSamples, find_mask_targets, sample_rois
 from litv2_jax.ops.truth import TrueMasks, Truth
 from tests.models.detection import (
     PADDING,
@@ -188,7 +188,25 @@ def draw_true_masks(reference: Reference) -> TrueMasks:
     )
 
 
-def compare_losses(reference, stem, losses):
+def read_samples(reference: Reference, stem: str) -> RoiSamples:
+    """Returns the boxes that the values of a step were computed with.
+
+    A processor's rounding may swap two proposals with nearly equal scores, and so have
+    another one sampled: one of 1,024 changes the loss by 4e-5.
+    """
+    images = []
+    for image in range(int(reference["meta/hw_imghw_b_ws"][4])):
+        key = f"{stem}/roi_sampled.{image}"
+        boxes = [reference[f"{key}/{name}_boxes"] for name in ("pos", "neg")]
+        count = len(boxes[0])
+        truth = np.pad(reference[f"{key}/pos_assigned_gt"], (0, 512 - count))
+        is_positive, boxes = np.arange(512) < count, np.concatenate(boxes)
+        samples = (boxes, truth, is_positive, np.ones(512, bool), np.zeros(512, int))
+        images.append(RoiSamples(*map(jnp.asarray, samples)))
+    return jax.tree.map(lambda *x: jnp.stack(x), *images)
+
+
+def compare_losses(reference, stem, losses, class_tolerance=2e-6):
     names = {
         "rpn_class_loss": "loss_rpn_cls",
         "rpn_box_loss": "loss_rpn_bbox",
@@ -200,20 +218,30 @@ def compare_losses(reference, stem, losses):
     for ours, theirs in names.items():
         key = f"{stem}/{theirs}"
         value = jnp.reshape(losses[ours], reference[key].shape)
+        tolerance = class_tolerance if ours == "class_loss" else 2e-6
         scale = max(reference.scale(key), 1.0)
-        assert reference.difference(key, value) < 2e-6 * scale, key
+        assert reference.difference(key, value) < tolerance * scale, key
 
 
 @pytest.mark.parametrize("group_size", [0, 2])
-def test_losses_match_mmdetection(group_size):
+def test_losses_match_mmdetection(group_size, monkeypatch):
     """With evenly spaced samples, for the batch of two that a GPU has."""
     reference = REFERENCES["tiny_ws2"]
-    run = jax.jit(
-        lambda model, *x: model.losses(*x, loss_group_size=group_size, rule="3.2")
-    )
     inputs = (*make_images(reference), read_truth(reference))
-    losses = run(model_of("mask_rcnn", "tiny_ws2"), *inputs, draw_true_masks(reference))
-    compare_losses(reference, "loss_eval_mode", losses)
+    inputs += (draw_true_masks(reference),)
+    given = read_samples(reference, "loss_eval_mode")
+
+    @functools.partial(jax.jit, static_argnames="is_given")
+    def run(model, is_given):
+        if is_given:
+            monkeypatch.setattr(mask_rcnn, "sample_rois", lambda *_, **__: given)
+        return model.losses(*inputs, loss_group_size=group_size, rule="3.2")
+
+    model = model_of("mask_rcnn", "tiny_ws2")
+    if group_size:
+        # The own samples: see `read_samples`.
+        compare_losses(reference, "loss_eval_mode", run(model, False), 1e-4)
+    compare_losses(reference, "loss_eval_mode", run(model, True))
 
 
 def compare_samples(reference, key, samples, truth, image, num_padded):
@@ -258,9 +286,11 @@ def test_samples_and_mask_targets_match_mmdetection():
     np.testing.assert_array_equal(np.concatenate(found), expected)
 
 
-def test_training_matches_pytorch():
+def test_training_matches_pytorch(monkeypatch):
     """Losses and gradients with BatchNorm of the batch, and nothing dropped."""
     reference = REFERENCES["tiny_ws2"]
+    samples = read_samples(reference, "train")
+    monkeypatch.setattr(mask_rcnn, "sample_rois", lambda *_, **__: samples)
     model = create("mask_rcnn", "tiny_ws2", drop_path_rate=0.0)
     model = nnx.view(model, deterministic=False, use_running_average=False)
     images, sizes = make_images(reference)
