@@ -17,6 +17,7 @@ from tests.models import (
     test_classifier,
     test_hilo,
     test_mask_rcnn,
+    test_mask_rcnn_training,
     test_merging,
     test_retinanet,
     test_semantic_fpn,
@@ -127,10 +128,10 @@ def run_detectors() -> None:
     for case in ("tiny_ws2", "tiny_ws4"):
         test_retinanet.test_losses_match_mmdetection(case, 2)
     test_retinanet.test_training_matches_pytorch()
-    test_mask_rcnn.test_samples_and_mask_targets_match_mmdetection()
+    test_mask_rcnn_training.test_samples_and_mask_targets_match_mmdetection()
     with pytest.MonkeyPatch.context() as patch:
-        test_mask_rcnn.test_losses_match_mmdetection(0, patch)
-        test_mask_rcnn.test_training_matches_pytorch(patch)
+        test_mask_rcnn_training.test_losses_match_mmdetection(0, patch)
+        test_mask_rcnn_training.test_training_matches_pytorch(patch)
 
 
 if __name__ == "__main__":

@@ -134,9 +134,7 @@ def _low_dim(shapes: Shapes, attention: str) -> int:
 def num_classes_of(shapes: Shapes) -> int:
     """Returns the size of a model's logits, 0 where there is no head."""
     kind = next((kind for kind in HEADS if _is_of(shapes, kind)), None)
-    if kind is None:
-        return 0
-    outputs = _side(shapes, f"{HEADS[kind][0]}.weight")
+    outputs = _side(shapes, f"{HEADS[kind][0]}.weight") if kind else 0
     if kind is RetinaNet:
         return outputs // ANCHORS.num_anchors
     # The last of Mask R-CNN is background.

@@ -22,6 +22,8 @@ _SIZES = {
     "fpn_dim": _Size,
     "head_dim": _Size,
     "dropout_rate": _Rate,
+    "num_convs": Annotated[int, Range(0, 64)],
+    "hidden_dim": _Size,
 }
 
 

@@ -9,9 +9,8 @@ from benchmarks.collectives import add_up_bytes, list_collectives
 from litv2_jax.models import create_model
 from litv2_jax.ops.truth import TrueMasks, Truth
 from litv2_jax.training.devices import Devices
-from tests.models import test_mask_rcnn, test_retinanet
+from tests.models.test_detectors import SMALL
 
-SMALL = {"retinanet": test_retinanet.SMALL, "mask_rcnn": test_mask_rcnn.SMALL}
 COUNT, HEIGHT, WIDTH, NUM_BOXES = 16, 64, 96, 3
 # Losses and what they are divided by.
 BYTES_OF_SCALARS = 512
