@@ -10,7 +10,7 @@ PyTorch is not needed, and nothing in the file is executed.
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,12 @@ from litv2_jax.checkpoints import save_weights
 from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, match_weights, torch_entries
 from litv2_jax.convert.errors import list_names
-from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
-from litv2_jax.models.family import find_family, list_all_models
+from litv2_jax.convert.torch_file import (
+    TorchCheckpoint,
+    read_checkpoint,
+    write_torch_checkpoint,
+)
+from litv2_jax.models.family import Shapes, find_family, list_all_models
 from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -79,13 +83,13 @@ def _from_torch(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.output} is not empty: name a folder to create.")
     source = read_checkpoint(options.source, options.entry)
     shapes = {name: array.shape for name, array in source.arrays.items()}
-    description = _describe(options, shapes, source.config)
+    description, name_notes = _describe(options, shapes, source)
     try:
         model, arrays, notes = _create_model(description["model"], source.arrays)
         report = litv2_jax.load_torch_weights(model, arrays)
     except ValueError as error:
         raise ValueError(f"{options.source}: {error}") from None
-    notes = source.notes + notes
+    notes = source.notes + name_notes + notes
     if report.missing:
         notes.append(
             f"Only the backbone is the file's. New, and to be trained: "
@@ -123,11 +127,11 @@ def _create_model(
     match_weights(
         nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **own)), arrays
     )
-    prefix = f"{family.torch_head}."
-    arrays = {n: x for n, x in arrays.items() if not n.startswith(prefix)}
+    prefixes = tuple(f"{head}." for head in family.torch_heads)
+    arrays = {n: x for n, x in arrays.items() if not n.startswith(prefixes)}
     model = models.create_model(rngs=nnx.Rngs(0), **sizes)
     new = litv2_jax.to_torch_state_dict(model)
-    head = {n: x for n, x in new.items() if n.startswith(prefix)}
+    head = {n: x for n, x in new.items() if n.startswith(prefixes)}
     note = (
         f"The head is new: for {sizes['num_classes']} classes instead of the file's "
         f"{num_classes}. It has to be trained."
@@ -136,9 +140,10 @@ def _create_model(
 
 
 def _describe(
-    options: argparse.Namespace, shapes: identify.Shapes, config: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns the description of the model to store in the checkpoint."""
+    options: argparse.Namespace, shapes: Shapes, source: TorchCheckpoint
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the description to store in the checkpoint, and notes to print."""
+    config = source.config
     names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
     given = {n: x for n in names if (x := getattr(options, n)) is not None}
     found = identify.read_architecture(shapes)
@@ -156,6 +161,11 @@ def _describe(
             "same, save its state dict alone."
         ) from None
     name = options.model or identify.recognize_variant(shapes) or ""
+    notes = []
+    has_windows = theirs and f"{name}_window4" in theirs.configs
+    if has_windows and not (options.model or options.window_sizes):
+        name, note = _choose_windows(name, source.experiment)
+        notes.append(note)
     are_heads_known = bool(name) or "num_heads" in sizes
     if theirs and not name:
         # Of the first model, for one of sizes that were not published.
@@ -178,12 +188,29 @@ def _describe(
     if options.num_classes:
         own["num_classes"] = options.num_classes
     is_published = own["num_classes"] == family.published_classes
-    return {
+    description = {
         "model": {"name": name, **own, **sizes},
         "are_heads_known": are_heads_known,
         "input": family.describe_input(image_size),
-        "class_names": family.class_names if is_published else [],
+        "class_names": (family.class_names if is_published else "") or [],
     }
+    return description, notes
+
+
+def _choose_windows(name: str, experiment: str) -> tuple[str, str]:
+    """Returns the name of a detector with the windows of its run, and a sentence.
+
+    Args:
+        name: That of the model with windows of 2 and the same shapes.
+        experiment: As in `TorchCheckpoint`. The original's configurations with windows
+            of 4 are called `..._ws_4.py`.
+    """
+    if "ws_4" in experiment:
+        return f"{name}_window4", "The file is of a run of ..._ws_4: windows are 4."
+    return name, (
+        "Shapes do not tell the windows of HiLo, which are taken to be 2. If they were "
+        f"4, convert the file again with --model {name}_window4."
+    )
 
 
 def _to_torch(options: argparse.Namespace) -> None:

@@ -99,9 +99,15 @@ class Predictor:
                 "--num-heads and --alpha."
             )
         sizes = description["model"]
+        task = find_family(sizes["name"]).task
+        if task == "detection":
+            raise ConfigError(
+                f"{weights} is a detector, {sizes['name']}, which this cannot run yet; "
+                "use create_model(..., weights=...).detect in Python."
+            )
         model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
         self._input = description["input"]
-        self.is_segmentation = find_family(sizes["name"]).task == "segmentation"
+        self.is_segmentation = task == "segmentation"
         # Checkpoints of classifiers that do not say are of runs that ignored it.
         default = "applied" if self.is_segmentation else "ignored"
         self.exif = self._input.get("exif", default)

@@ -28,8 +28,8 @@ def create_model(
         name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         weights: A checkpoint of this project, the workdir of a run, whose best
-            checkpoint is taken, or a PyTorch file; of a classifier's file, a
-            segmentation model takes the backbone and says so.
+            checkpoint is taken, or a PyTorch file; of a classifier's file, other models
+            take the backbone and say so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that

@@ -10,18 +10,25 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import re
 
 import jax
+import pytest
 
 from tests.models import (
     test_backbone,
     test_classifier,
     test_hilo,
+    test_mask_rcnn,
+    test_mask_rcnn_training,
     test_merging,
+    test_retinanet,
     test_semantic_fpn,
 )
 from tests.ops import test_deform_conv
 from tests.reference import Reference
 
 jax.config.update("jax_default_matmul_precision", "highest")
+
+# Also of mmdetection 2.11, which has both models in one file.
+_RETINA, _MASK = "(retina.*/|det2.*/retina/)", "(mask.*/|det2.*/mask/)"
 
 # What is compared, and whether by the size of the largest value.
 GROUPS = [
@@ -49,6 +56,25 @@ GROUPS = [
     ("Semantic FPN, probabilities", r"dense/semfpn.*/prob.*", False),
     ("Semantic FPN, gradients", r"dense/semfpn.*/grad/.*", True),
     ("Semantic FPN, running statistics", r"dense/semfpn.*/after/.*", False),
+    ("RetinaNet, maps and pyramid", r"dense/retina.*/(backbone|neck)\..*", False),
+    ("RetinaNet, logits", r"dense/retina.*/cls_score.*", False),
+    ("RetinaNet, deltas", r"dense/retina.*/bbox_pred.*", False),
+    ("RetinaNet, deltas of targets", r"dense/retina.*/pos_bbox_targets", False),
+    ("RetinaNet, losses by level", r"dense/retina.*/(cls|bbox)_per_level", True),
+    ("RetinaNet, boxes in pixels", rf"dense/{_RETINA}dets.*/bboxes", False),
+    ("RetinaNet, scores", rf"dense/{_RETINA}dets.*/scores", False),
+    ("RetinaNet, labels", rf"dense/{_RETINA}dets.*/labels", False),
+    ("RetinaNet, gradients", r"dense/retina.*/grad/.*", True),
+    ("Mask R-CNN, pyramid", r"dense/mask.*/neck.*", False),
+    ("Mask R-CNN, outputs of the RPN", r"dense/mask.*/rpn_(cls|bbox).*", False),
+    ("Mask R-CNN, logits and deltas", r"dense/mask.*/roi/(cls|bbox)_.*", False),
+    ("Mask R-CNN, logits of masks", r"dense/mask.*/roi/mask_pred.*", False),
+    ("Mask R-CNN, losses", r"dense/mask.*/loss_.*/loss_.*", True),
+    ("Mask R-CNN, losses in training", r"dense/mask.*/train/loss_.*", True),
+    ("Mask R-CNN, boxes in pixels", rf"dense/{_MASK}dets.*/bboxes", False),
+    ("Mask R-CNN, scores", rf"dense/{_MASK}dets.*/scores", False),
+    ("Mask R-CNN, labels", rf"dense/{_MASK}dets.*/labels", False),
+    ("Mask R-CNN, gradients", r"dense/mask.*/grad/.*", True),
 ]
 
 
@@ -73,6 +99,7 @@ def main() -> None:
             name, shape
         )
     test_semantic_fpn.test_training_matches_pytorch()
+    run_detectors()
 
     print("| what | arrays | largest difference |\n|---|---|---|")
     for title, pattern, is_relative in GROUPS:
@@ -83,6 +110,28 @@ def main() -> None:
         ]
         unit = " of the largest" if is_relative else ""
         print(f"| {title} | {len(found)} | {max(found):.1e}{unit} |")
+
+
+def run_detectors() -> None:
+    for case in test_retinanet.REFERENCES:
+        test_retinanet.test_matches_pytorch(case)
+        test_mask_rcnn.test_pyramid_and_rpn_match_pytorch(case)
+        test_mask_rcnn.test_proposals_match_mmdetection(case)
+        test_mask_rcnn.test_heads_match_pytorch(case)
+        for is_rescaled in (False, True):
+            for rule in ("2.11", "3.2"):
+                test_retinanet.test_detections_match_mmdetection(
+                    case, rule, is_rescaled
+                )
+            test_mask_rcnn.test_detections_match_mmdetection(case, is_rescaled)
+    test_retinanet.test_targets_match_mmdetection()
+    for case in ("tiny_ws2", "tiny_ws4"):
+        test_retinanet.test_losses_match_mmdetection(case, 2)
+    test_retinanet.test_training_matches_pytorch()
+    test_mask_rcnn_training.test_samples_and_mask_targets_match_mmdetection()
+    with pytest.MonkeyPatch.context() as patch:
+        test_mask_rcnn_training.test_losses_match_mmdetection(0, patch)
+        test_mask_rcnn_training.test_training_matches_pytorch(patch)
 
 
 if __name__ == "__main__":

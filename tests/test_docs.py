@@ -21,6 +21,7 @@ PAGES = [
     "README.md",
     "docs/benchmarks.md",
     "docs/conversion.md",
+    "docs/detection.md",
     "docs/parity.md",
     "docs/segmentation.md",
     "docs/training.md",

@@ -14,7 +14,14 @@ from litv2_jax import models
 from litv2_jax.training.groups import ParameterGroups
 
 FOLDER = Path(__file__).parent / "parameters"
-VARIANTS = ["litv2_s", "litv2_m", "litv2_b", "semantic_fpn_litv2_s"]
+VARIANTS = [
+    "litv2_s",
+    "litv2_m",
+    "litv2_b",
+    "semantic_fpn_litv2_s",
+    "retinanet_litv2_s",
+    "mask_rcnn_litv2_s",
+]
 
 
 def describe(name: str) -> str:

@@ -67,9 +67,10 @@ def load_torch_weights(
 ) -> LoadReport:
     """Fills a module with PyTorch weights, in place; on an error it stays as it was.
 
-    A segmentation model takes the backbone of a classifier's weights, as training from
-    ImageNet does: a warning says what of the model is left as it was. BatchNorm's
-    counts of batches, on which nothing depends, may be absent: they become 0.
+    A segmentation model or detector takes the backbone of a classifier's weights, as
+    training from ImageNet does: a warning says what of the model is left as it was.
+    BatchNorm's counts of batches, on which nothing depends, may be absent: they become
+    0.
 
     Args:
         model: A model of this package or any part of one, such as a HiLo.

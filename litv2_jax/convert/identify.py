@@ -10,9 +10,7 @@ from litv2_jax.convert.entries import BACKBONE, FIRST_LAYER
 from litv2_jax.convert.errors import describe_value
 from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
 from litv2_jax.models.families import CLASSIFIER
-from litv2_jax.models.family import Family, list_families
-
-Shapes = Mapping[str, tuple[int, ...]]
+from litv2_jax.models.family import Family, Shapes, list_families, side_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ def find_family(shapes: Shapes) -> Family | None:
         # Perhaps without its head.
         return CLASSIFIER if FIRST_LAYER in shapes else None
     for family in list_families():
-        if family.torch_backbone and f"{family.torch_head}.weight" in shapes:
+        if family.torch_backbone and f"{family.torch_heads[0]}.weight" in shapes:
             return family
     return None
 
@@ -76,7 +74,7 @@ def read_architecture(shapes: Shapes) -> Architecture | None:
         for name in shapes
         if (match := re.match(r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.", name))
     }
-    embed_dim = _side(shapes, FIRST_LAYER)
+    embed_dim = side_of(FIRST_LAYER)(shapes)
     if not embed_dim or not blocks:
         return None
     stages = range(NUM_STAGES)
@@ -111,7 +109,7 @@ def sizes_with_shapes(found: Architecture) -> dict[str, Any] | None:
 
 def _low_dim(shapes: Shapes, attention: str) -> int:
     if f"{attention}l_q.weight" in shapes:
-        return _side(shapes, f"{attention}l_q.weight")
+        return side_of(f"{attention}l_q.weight")(shapes)
     return 0 if f"{attention}h_qkv.weight" in shapes else -1
 
 
@@ -121,16 +119,11 @@ def num_classes_of(shapes: Shapes) -> int:
     return read_own_sizes(shapes, family)["num_classes"] if family else 0
 
 
-def _side(shapes: Shapes, name: str, axis: int = 0) -> int:
-    """Returns a side of an array, 0 where a file has no such array."""
-    shape = shapes.get(name, ())
-    return shape[axis] if axis < len(shape) else 0
-
-
 def recognize_variant(shapes: Shapes) -> str | None:
     """Returns the first name of a model with these shapes, if there is one.
 
-    `litv2_b_384` has those of `litv2_b`: its layers are the same.
+    `litv2_b_384` has those of `litv2_b`: its layers are the same; so are those of
+    `retinanet_litv2_s_window4` and `retinanet_litv2_s`.
     """
     found, family = read_architecture(shapes), find_family(shapes)
     for name, config in family.configs.items() if family else ():
@@ -187,10 +180,7 @@ def read_own_sizes(shapes: Shapes, family: Family) -> dict[str, int]:
     Returns:
         Arguments of `create_model`; 0 for what the arrays do not show.
     """
-    return {
-        size: _side(shapes, name, axis)
-        for size, (name, axis) in family.torch_sizes.items()
-    }
+    return {size: read(shapes) for size, read in family.torch_sizes.items()}
 
 
 def read_sizes(config: Mapping[str, Any], found: Architecture) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from litv2_jax.models.blocks import (
 )
 from litv2_jax.models.family import list_families
 from litv2_jax.models.hilo import HiLo
-from litv2_jax.models.layer_norm import LayerNorm
+from litv2_jax.models.layer_norm import LayerNorm, NoNorm
 from litv2_jax.models.linear import Conv, Linear
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.patch_conv import PatchConv
@@ -67,10 +67,11 @@ _NAMES: dict[type, dict[str, str]] = {
     Conv: _KERNEL_AND_BIAS,
     Linear: _KERNEL_AND_BIAS,
     LayerNorm: _SCALE_AND_BIAS,
+    NoNorm: {},
 }
 
 # Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a
-# convolution (out, in, height, width).
+# convolution (out, in, height, width), a transposed one (in, out, height, width).
 AXES_FROM_TORCH = {0: (), 1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 

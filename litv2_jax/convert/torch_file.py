@@ -37,11 +37,14 @@ class TorchCheckpoint:
         arrays: By PyTorch name, in the types and layouts stored.
         config: The settings saved beside them, if they are a dictionary.
         notes: Sentences about a choice of weights that there was.
+        experiment: What mmcv or mmengine call the run, mostly by the name of its
+            configuration; empty where they do not say.
     """
 
     arrays: dict[str, np.ndarray]
     config: dict[str, Any]
     notes: list[str]
+    experiment: str = ""
 
 
 def read_torch_checkpoint(
@@ -117,7 +120,16 @@ def read_checkpoint(path: str | PathLike, entry: str | None = None) -> TorchChec
             contents = unpickle(archive.read_pickle())
             taken, notes = choose(find_entries(contents), entry)
             arrays = archive.read_tensors(check_tensors(taken.values))
-            return TorchCheckpoint(arrays, _config_of(contents), notes)
+            config, experiment = _config_of(contents), _experiment_of(contents)
+            return TorchCheckpoint(arrays, config, notes, experiment)
+
+
+def _experiment_of(contents: Any) -> str:
+    meta = contents.get("meta") if isinstance(contents, Inert) else None
+    if not isinstance(meta, Inert):
+        return ""
+    names = (meta.get("exp_name"), meta.get("experiment_name"))
+    return next((name for name in names if isinstance(name, str)), "")
 
 
 def _config_of(contents: Any) -> dict[str, Any]:

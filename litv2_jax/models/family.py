@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models.backbone import BackboneConfig
+
+# Of arrays, by their PyTorch names, in PyTorch's layouts.
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +29,11 @@ class Family:
             they have beside these are arguments of `create_model` as well.
         torch_names: PyTorch names of the attributes of the family's own modules, as in
             `convert.rules`.
-        torch_head: PyTorch name of the layer that classifies.
+        torch_heads: PyTorch names of the layers whose outputs are classes; the first
+            one tells the family.
         torch_entry: Under which name the original saves its weights.
-        torch_sizes: PyTorch name and axis, in PyTorch's layout, of an array that shows
-            one of the sizes, by the name of the size.
+        torch_sizes: By the name of a size, how to read it off the shapes of PyTorch's
+            arrays; 0 for what they do not show.
         class_names: Published list of classes, for so many as the configs have.
         describe_input: Returns how the published models were evaluated, given the side
             of their images.
@@ -41,9 +46,9 @@ class Family:
     module: type[nnx.Module]
     configs: Mapping[str, Any]
     torch_names: Mapping[type, Mapping[str, str]]
-    torch_head: str
+    torch_heads: tuple[str, ...]
     torch_entry: str
-    torch_sizes: Mapping[str, tuple[str, int]]
+    torch_sizes: Mapping[str, Callable[[Shapes], int]]
     class_names: str
     describe_input: Callable[[int], dict[str, Any]]
     norms_to_fold: Callable[[Any], Iterator[tuple[Any, str | int, Any]]]
@@ -58,6 +63,21 @@ class Family:
     def published_classes(self) -> int:
         """Number of classes of the published models."""
         return next(iter(self.configs.values())).num_classes
+
+
+def side_of(name: str, axis: int = 0) -> Callable[[Shapes], int]:
+    """Returns a function that reads one side of an array, for `Family.torch_sizes`."""
+
+    def read(shapes: Shapes) -> int:
+        shape = shapes.get(name, ())
+        return shape[axis] if axis < len(shape) else 0
+
+    return read
+
+
+def count_of(pattern: str) -> Callable[[Shapes], int]:
+    """Returns a function that counts the names that match a regular expression."""
+    return lambda shapes: sum(bool(re.fullmatch(pattern, name)) for name in shapes)
 
 
 _FAMILIES: list[Family] = []

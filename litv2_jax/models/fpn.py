@@ -1,7 +1,7 @@
-"""Feature pyramid network (arXiv:1612.03144) over the four maps of a backbone."""
+"""Feature pyramid network (arXiv:1612.03144) over the maps of a backbone."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import nnx
@@ -11,38 +11,86 @@ from litv2_jax.models import initializers
 from litv2_jax.models.linear import Conv
 from litv2_jax.ops.resize import resize_nearest
 
+# What a coarser level than the backbone's is made of.
+EXTRA = ("convolved", "subsampled")
+
+# Of features in, features out and the side of a kernel.
+KernelInit = Callable[[int, int, int], nnx.Initializer]
+
+
+def _kaiming(in_features: int, out_features: int, size: int) -> nnx.Initializer:
+    del in_features
+    return initializers.kaiming(out_features, size)
+
 
 class Fpn(nnx.Module):
     """Brings maps to one width, and adds what each level sees to the finer one below.
 
-    As in mmsegmentation 0.13, which initialises it like any convolution there.
+    As `FPN` of mmsegmentation 0.13, which initialises it like any convolution there,
+    and of mmdetection 2.11, which adds levels coarser than those of the backbone.
 
-    Shapes: maps [B, h, w, C] of any sizes, finest first -> the same with D channels.
+    Shapes: maps [B, h, w, C] of any sizes, finest first -> the same with D channels,
+    then the extra levels, each [B, ceil(h / 2), ceil(w / 2), D] of the one before.
     """
 
     def __init__(
-        self, in_dims: Sequence[int], dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+        self,
+        in_dims: Sequence[int],
+        dim: int,
+        *,
+        num_extra: int = 0,
+        extra: str = "convolved",
+        kernel_init: KernelInit = _kaiming,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         """Creates the layers.
 
         Args:
             in_dims: Channels C of each map.
             dim: Channels D of the results.
+            num_extra: Number of coarser levels.
+            extra: How they are made: `convolved` from the last map as it comes in, with
+                stride 2, each from the one before; or `subsampled` from the last level.
+            kernel_init: Of all kernels.
             dtype: Type of the computation.
             rngs: Stream `params` initialises the weights.
+
+        Raises:
+            ValueError: If `extra` is something else.
         """
-        conv = functools.partial(Conv, dtype=dtype, rngs=rngs)
-        init = functools.partial(initializers.kaiming, dim)
-        self.laterals = nnx.List(
-            [conv(in_dim, dim, 1, kernel_init=init(1)) for in_dim in in_dims]
-        )
-        self.outputs = nnx.List(
-            [conv(dim, dim, 3, kernel_init=init(3)) for _ in in_dims]
-        )
+        if extra not in EXTRA:
+            raise ValueError(f"extra={extra!r} is unknown; use {' or '.join(EXTRA)}.")
+        self.num_extra = num_extra
+        self.extra = extra
+
+        def conv(in_dim: int, size: int, stride: int = 1) -> Conv:
+            init = kernel_init(in_dim, dim, size)
+            layer = functools.partial(Conv, dtype=dtype, rngs=rngs)
+            return layer(in_dim, dim, size, stride=stride, kernel_init=init)
+
+        self.laterals = nnx.List([conv(in_dim, 1) for in_dim in in_dims])
+        outputs = [conv(dim, 3) for _ in in_dims]
+        if extra == "convolved":
+            sources = [in_dims[-1], *(dim for _ in range(num_extra))]
+            outputs += [conv(sources[i], 3, stride=2) for i in range(num_extra)]
+        # The extra ones come last, as in the original's list.
+        self.outputs = nnx.List(outputs)
 
     def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for i in reversed(range(1, len(levels))):
+        count = len(levels)
+        for i in reversed(range(1, count)):
             height, width = levels[i - 1].shape[1:3]
             levels[i - 1] += resize_nearest(levels[i], (height, width))
-        return [conv(x) for conv, x in zip(self.outputs, levels, strict=True)]
+        outputs = self.outputs[:count]
+        levels = [conv(x) for conv, x in zip(outputs, levels, strict=True)]
+        if self.extra == "convolved":
+            x = maps[-1]
+            for conv in self.outputs[count:]:
+                x = conv(x)
+                levels.append(x)
+        else:
+            for _ in range(self.num_extra):
+                levels.append(levels[-1][:, ::2, ::2])
+        return levels

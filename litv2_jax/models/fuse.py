@@ -13,6 +13,7 @@ from litv2_jax.models.family import family_of
 from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import PlainLayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.models.roi_heads import DoubleSize
 from litv2_jax.models.semantic_fpn import ConvNormRelu
 
 
@@ -59,7 +60,9 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         else:
             setattr(owner, key, _fold_layer_norm(getattr(owner, key), layer))
     for module in modules:
-        if isinstance(module, nnx.Linear | nnx.Conv) and module.dtype is not None:
+        if not isinstance(module, nnx.Linear | nnx.Conv | DoubleSize):
+            continue
+        if module.dtype is not None:
             _replace(module, "kernel", _read(module.kernel), module.dtype)
     return model
 

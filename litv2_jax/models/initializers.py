@@ -20,7 +20,7 @@ def normal(stddev: float) -> nnx.Initializer:
     return functools.partial(_draw_on_host, draw)
 
 
-def uniform(fan_in: int) -> nnx.Initializer:
+def uniform(fan_in: float) -> nnx.Initializer:
     """Returns what torch.nn.Conv2d does by itself: uniform within 1 / sqrt(fan-in)."""
     bound = 1 / math.sqrt(fan_in)
 
@@ -28,6 +28,11 @@ def uniform(fan_in: int) -> nnx.Initializer:
         return generator.uniform(-bound, bound, shape)
 
     return functools.partial(_draw_on_host, draw)
+
+
+def xavier(in_features: int, out_features: int, size: int) -> nnx.Initializer:
+    """Returns mmcv's `xavier_init`, uniform, of a square kernel."""
+    return uniform(fan_in=(in_features + out_features) * size**2 / 6)
 
 
 def kaiming(features: int, size: int) -> nnx.Initializer:

@@ -37,3 +37,13 @@ class PlainLayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return normalize(x, EPSILON).astype(self.dtype)
+
+
+class NoNorm(nnx.Module):
+    """Identity, for a map that the original does not normalize.
+
+    Shapes: [..., C] -> [..., C].
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x

@@ -20,9 +20,9 @@ class Linear(nnx.Linear):
 
 
 class Conv(nnx.Conv):
-    """Convolution of stride 1 with zeros outside, and bias.
+    """Convolution with zeros outside, and bias.
 
-    Shapes: [B, H, W, C] -> [B, H, W, D].
+    Shapes: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), D].
     """
 
     def __init__(
@@ -31,8 +31,10 @@ class Conv(nnx.Conv):
         out_features: int,
         size: int,
         *,
+        stride: int = 1,
         use_bias: bool = True,
         kernel_init: nnx.Initializer,
+        bias_init: nnx.Initializer = nnx.initializers.zeros,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -42,8 +44,10 @@ class Conv(nnx.Conv):
             in_features: Channels C.
             out_features: Channels D.
             size: Side of the kernel, odd.
+            stride: Positions between kernels.
             use_bias: Whether there is a bias.
             kernel_init: Of the kernel [size, size, C, D].
+            bias_init: Of the bias [D].
             dtype: Type of the computation.
             rngs: Stream `params` initializes the layer.
         """
@@ -51,13 +55,16 @@ class Conv(nnx.Conv):
             in_features,
             out_features,
             (size, size),
+            (stride, stride),
             padding=size // 2,
             use_bias=use_bias,
             kernel_init=kernel_init,
+            bias_init=bias_init,
             dtype=dtype,
             rngs=rngs,
         )
+        self.stride = stride
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = convolve(x.astype(self.dtype), self.kernel[...])
+        y = convolve(x.astype(self.dtype), self.kernel[...], self.stride)
         return y if self.bias is None else add_bias(y, self.bias[...])

@@ -13,7 +13,13 @@ import litv2_jax
 from litv2_jax import count_flops, create_model, fuse_for_inference, list_models
 from litv2_jax.convert.torch_file import write_torch_checkpoint
 from litv2_jax.models.backbone import VARIANTS, Backbone, BackboneConfig
-from litv2_jax.models.family import Family, find_family, register, unregister
+from litv2_jax.models.family import (
+    Family,
+    find_family,
+    register,
+    side_of,
+    unregister,
+)
 from litv2_jax.models.flops import Flops
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Linear
@@ -66,11 +72,11 @@ def family():
                 Depth: {"backbone": "backbone", "norm": "neck", "head": "depth_head"},
                 Projection: {"shrink": "fc", "classify": "out"},
             },
-            torch_head="depth_head.out",
+            torch_heads=("depth_head.out",),
             torch_entry="state_dict",
             torch_sizes={
-                "num_classes": ("depth_head.out.weight", 0),
-                "hidden": ("depth_head.fc.weight", 0),
+                "num_classes": side_of("depth_head.out.weight"),
+                "hidden": side_of("depth_head.fc.weight"),
             },
             class_names="imagenet",
             describe_input=lambda _: {"image_size": 64},

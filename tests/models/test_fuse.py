@@ -73,7 +73,7 @@ def test_refuses_what_needs_the_original():
         nnx.view(fused, deterministic=False, use_running_average=False)
     with pytest.raises(ValueError, match="fused already"):
         fuse_for_inference(fused)
-    with pytest.raises(ValueError, match="A HiLo is no model with its backbone"):
+    with pytest.raises(ValueError, match="A HiLo is only a part of a model"):
         fuse_for_inference(litv2_jax.HiLo(12, 3, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="known for a FoldedNorm"):
         litv2_jax.to_torch_state_dict(fused)

@@ -5,15 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from litv2_jax.ops.anchors import create_anchors
-from litv2_jax.ops.boxes import decode_boxes, have_extent
 from litv2_jax.ops.nms import find_best_pairs, find_best_priors, suppress
-from tests.ops.test_anchors import RETINANET
 from tests.ops.test_boxes import make_boxes
-from tests.reference import Reference, dense_rules
+from tests.reference import Reference
 
 GOLDEN = Reference("dense/det_parts")
-SEED = 2022
 
 
 @functools.partial(jax.jit, static_argnames=("threshold", "size", "tile"))
@@ -152,47 +148,3 @@ def test_the_best_priors_keep_their_order():
     np.testing.assert_array_equal(find_best_priors(scores, 9), [0, 1, 2, 3])
     assert find_best_priors(scores[:0], 9).shape == (0,)
     assert find_best_pairs(scores[:0], 9, 0.5).scores.shape == (0,)
-
-
-def find_candidates():
-    """RetinaNet's, of outputs that the golden values give by rule."""
-    strides, scales = RETINANET
-    sizes = GOLDEN["post/sizes"].tolist()
-    image_size = jnp.asarray(GOLDEN["post/hw_imghw"][2:])
-    found = []
-    for i, anchors in enumerate(create_anchors(sizes, strides, scales)):
-        cls_score, bbox_pred = (
-            dense_rules.normal(f"input.{name}.{i}", (1, channels, *sizes[i]), SEED)
-            for name, channels in (("cls_score", 720), ("bbox_pred", 36))
-        )
-        logits = (1.3 * cls_score - np.float32(4.6)).astype(np.float32)
-        deltas = (np.float32(0.4) * bbox_pred).astype(np.float32)
-        logits = logits[0].transpose(1, 2, 0).reshape(-1, 80)
-        deltas = deltas[0].transpose(1, 2, 0).reshape(-1, 4)
-        pairs = find_best_pairs(jax.nn.sigmoid(jnp.asarray(logits)), 1000, 0.05)
-        boxes = decode_boxes(
-            jnp.asarray(deltas)[pairs.priors],
-            jnp.asarray(anchors)[pairs.priors],
-            image_size=image_size,
-        )
-        # mmdetection 3.2 drops what clipping left without extent.
-        is_valid = pairs.is_valid & have_extent(boxes)
-        found.append((boxes, pairs.scores, pairs.labels, is_valid))
-    return [jnp.concatenate(arrays) for arrays in zip(*found, strict=True)]
-
-
-def test_detections_of_given_outputs_are_the_originals():
-    boxes, scores, labels, is_valid = find_candidates()
-    assert is_valid.sum() == GOLDEN["post/candidates_before_nms"]
-    key = "post/before_nms"
-    assert GOLDEN.difference(f"{key}/bboxes", boxes[is_valid]) < 1e-3
-    assert GOLDEN.difference(f"{key}/scores", scores[is_valid]) < 1e-6
-    assert GOLDEN.difference(f"{key}/labels", labels[is_valid]) == 0
-    factor = np.tile(GOLDEN["post/scale_factor_w_h"], 2).astype(np.float32)
-    for rescale, scale in ((0, 1), (1, factor[None])):
-        scaled = boxes / scale
-        index = keep(scaled, scores, labels, is_valid, size=100)
-        key = f"post/dets_rescale{rescale}"
-        assert GOLDEN.difference(f"{key}/bboxes", scaled[index]) < 1e-3
-        assert GOLDEN.difference(f"{key}/scores", scores[index]) < 1e-6
-        assert GOLDEN.difference(f"{key}/labels", labels[index]) == 0
