@@ -63,7 +63,7 @@ GROUPS = [
     ("RetinaNet, losses by level", r"dense/retina.*/(cls|bbox)_per_level", True),
     ("RetinaNet, boxes in pixels", rf"dense/{_RETINA}dets.*/bboxes", False),
     ("RetinaNet, scores", rf"dense/{_RETINA}dets.*/scores", False),
-    ("RetinaNet, labels", rf"dense/{_RETINA}dets.*/labels", False),
+    ("RetinaNet, labels in their order", rf"dense/{_RETINA}dets.*/labels", False),
     ("RetinaNet, gradients", r"dense/retina.*/grad/.*", True),
     ("Mask R-CNN, pyramid", r"dense/mask.*/neck.*", False),
     ("Mask R-CNN, outputs of the RPN", r"dense/mask.*/rpn_(cls|bbox).*", False),
@@ -73,7 +73,7 @@ GROUPS = [
     ("Mask R-CNN, losses in training", r"dense/mask.*/train/loss_.*", True),
     ("Mask R-CNN, boxes in pixels", rf"dense/{_MASK}dets.*/bboxes", False),
     ("Mask R-CNN, scores", rf"dense/{_MASK}dets.*/scores", False),
-    ("Mask R-CNN, labels", rf"dense/{_MASK}dets.*/labels", False),
+    ("Mask R-CNN, labels in their order", rf"dense/{_MASK}dets.*/labels", False),
     ("Mask R-CNN, gradients", r"dense/mask.*/grad/.*", True),
 ]
 

@@ -83,6 +83,13 @@ def test_gradients_and_losses_are_all_that_training_exchanges(kind):
     text, params = compile_for_devices(kind, differentiate)
     num_bytes = add_up_bytes(list_collectives(text))
     sums = num_bytes.pop("all-reduce")
-    expected = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))
-    assert expected <= sums <= expected + BYTES_OF_SCALARS
+    # XLA on a CPU sums the gradients that each of the five levels has of a head over
+    # devices before it adds them up.
+    shared = 4 * count_bytes(params[{"retinanet": "head", "mask_rcnn": "rpn"}[kind]])
+    expected = count_bytes(params)
+    assert expected <= sums <= expected + shared + BYTES_OF_SCALARS
     assert sum(num_bytes.values()) == 0, num_bytes
+
+
+def count_bytes(tree):
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -4,17 +4,20 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import litv2_jax
 from litv2_jax.models import create_model, list_models
+from litv2_jax.models.detector import find_factors, round_up
 from litv2_jax.ops.truth import Truth
 from tests.models import test_mask_rcnn, test_retinanet
 from tests.models.test_retinanet import draw_images
 from tests.reference import read_json
 
 SMALL = {"retinanet": test_retinanet.SMALL, "mask_rcnn": test_mask_rcnn.SMALL}
+ROUNDED = [[64, 32], [96, 96]]
 
 
 @pytest.mark.parametrize("name", list_models("detection"))
@@ -38,6 +41,12 @@ def test_published_names_have_three_sizes_and_two_windows():
         model = nnx.eval_shape(lambda name=name: create_model(name, rngs=nnx.Rngs(0)))
         window = 4 if name.endswith("_window4") else 2
         assert model.backbone.config.window_sizes == (0, 0, window, 1)
+
+
+def test_boxes_are_divided_by_what_width_and_height_were_multiplied_by():
+    factors = find_factors(jnp.array([[64, 96]]), jnp.array([[128, 96]]))
+    np.testing.assert_array_equal(factors, [[1, 0.5, 1, 0.5]])
+    np.testing.assert_array_equal(round_up(jnp.array([[64, 1], [65, 96]])), ROUNDED)
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -193,6 +193,27 @@ def test_masks_are_those_of_the_class_of_each_box():
     np.testing.assert_array_equal(masks[count:], 0)
 
 
+def test_crops_are_of_the_image_and_not_of_the_canvas():
+    """Of its own size rounded up to 32: what is beyond does not show."""
+    model, sizes = create_small(), jnp.array([[40, 60]])
+    boxes = jnp.array([[[3.0, 5, 60, 40], [30, 2, 50, 33]]])
+    rng = np.random.default_rng(0)
+    own, canvas = [], []
+    for stride in (4, 8, 16, 32, 64):
+        side = -(-64 // stride)
+        x = rng.standard_normal((1, side, side, 8)).astype(np.float32)
+        padding = ((0, 0), (0, 32 // stride), (0, 96 // stride), (0, 0))
+        own.append(jnp.asarray(x))
+        canvas.append(jnp.asarray(np.pad(x, padding, constant_values=9)))
+    predict = jax.jit(lambda model, *x: model.predict_boxes(*x))
+    for ours, alone in zip(
+        predict(model, canvas, boxes, sizes),
+        predict(model, own, boxes, sizes),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, alone, atol=1e-5)
+
+
 def test_fused_models_compute_the_same():
     model, reference = model_of("mask_rcnn", "tiny_ws2"), REFERENCES["tiny_ws2"]
     fused = litv2_jax.fuse_for_inference(model)
