@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
 from litv2_jax.models.hilo import HiLo
-from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Linear
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
@@ -131,7 +131,7 @@ class Block(nnx.Module):
             self.attention = HiLo(
                 dim, num_heads, window_size, alpha, dtype=dtype, rngs=rngs
             )
-        self.norm2: LayerNorm | PlainLayerNorm = LayerNorm(dim, dtype=dtype, rngs=rngs)
+        self.norm2 = LayerNorm(dim, dtype=dtype, rngs=rngs)
         self.mlp = ConvMlp(dim, mlp_ratio * dim, dtype=dtype, rngs=rngs)
         self.drop_path = DropPath(drop_path_rate)
         self.has_attention = bool(window_size)

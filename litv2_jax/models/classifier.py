@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig
-from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Linear
 from litv2_jax.models.outputs import reorder_outputs
 
@@ -50,7 +50,7 @@ class Classifier(nnx.Module):
         self.backbone = Backbone(config.backbone, dtype=dtype, rngs=rngs)
         # From here on in float32 at least: these layers cost next to nothing.
         exact = jnp.promote_types(dtype, jnp.float32)
-        self.norm: LayerNorm | PlainLayerNorm = LayerNorm(dim, dtype=exact, rngs=rngs)
+        self.norm = LayerNorm(dim, dtype=exact, rngs=rngs)
         self.head = Linear(
             dim,
             config.num_classes,

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models.backbone import VARIANTS, BackboneConfig
-from litv2_jax.models.layer_norm import LayerNorm, NoNorm, PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm, NoNorm
 from litv2_jax.ops.anchors import RATIOS, create_anchors, find_anchors_inside
 
 # The original pads images to multiples of this.
@@ -72,7 +72,7 @@ class AnchorConfig:
 
 def create_norms(
     dims: Sequence[int], *, dtype: DTypeLike, rngs: nnx.Rngs
-) -> list[LayerNorm | PlainLayerNorm | NoNorm]:
+) -> list[LayerNorm | NoNorm]:
     """Returns the norms of a backbone's maps; the original's detectors have no first.
 
     Args:

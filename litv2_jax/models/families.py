@@ -32,9 +32,9 @@ def _describe_classifier_input(image_size: int) -> dict[str, Any]:
     return {"image_size": image_size, "crop": 1.0 if image_size == 384 else 0.875}
 
 
-def _classifier_norms(model: Classifier) -> Iterator[tuple[Any, str | int, Any]]:
+def _classifier_norms(model: Classifier) -> Iterator[tuple[LayerNorm, Any]]:
     # The mean over the map, which lies between, commutes with scale and bias.
-    yield model, "norm", model.head
+    yield model.norm, model.head
 
 
 CLASSIFIER = register(
@@ -59,12 +59,12 @@ _PYRAMID = {"backbone": "backbone", "norms": "backbone.norm{}", "fpn": "neck"}
 _FPN = {"laterals": "lateral_convs.{}.conv", "outputs": "fpn_convs.{}.conv"}
 
 
-def _pyramid_norms(model: Any) -> Iterator[tuple[Any, str | int, Any]]:
+def _pyramid_norms(model: Any) -> Iterator[tuple[LayerNorm, Any]]:
     # The pyramid may begin at a later map; the first one may have no norm.
     first = len(model.norms) - len(model.fpn.laterals)
     for i, lateral in enumerate(model.fpn.laterals, first):
         if isinstance(model.norms[i], LayerNorm):
-            yield model.norms, i, lateral
+            yield model.norms[i], lateral
 
 
 SEMANTIC_FPN = register(
@@ -110,7 +110,7 @@ def _describe_detector_input(image_size: int) -> dict[str, Any]:
     return {"scale": (1333, 800), "multiple": 32}
 
 
-def _retinanet_norms(model: RetinaNet) -> Iterator[tuple[Any, str | int, Any]]:
+def _retinanet_norms(model: RetinaNet) -> Iterator[tuple[LayerNorm, Any]]:
     # A coarser level reads the last map as well, with zeros around it.
     *norms, _ = _pyramid_norms(model)
     yield from norms

@@ -37,8 +37,8 @@ class Family:
         class_names: Published list of classes, for so many as the configs have.
         describe_input: Returns how the published models were evaluated, given the side
             of their images.
-        norms_to_fold: Yields each norm that fusing may fold into the layer after it:
-            owner of the norm, its attribute or index there, and that layer.
+        norms_to_fold: Yields each LayerNorm outside of the blocks whose scale and bias
+            fusing may fold into the layer after it, and that layer.
         count_flops: Returns `Flops` of a model for one image, given height and width.
     """
 
@@ -51,7 +51,7 @@ class Family:
     torch_sizes: Mapping[str, Callable[[Shapes], int]]
     class_names: str
     describe_input: Callable[[int], dict[str, Any]]
-    norms_to_fold: Callable[[Any], Iterator[tuple[Any, str | int, Any]]]
+    norms_to_fold: Callable[[Any], Iterator[tuple[Any, Any]]]
     count_flops: Callable[[Any, tuple[int, int]], Any]
 
     @property

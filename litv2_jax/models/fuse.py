@@ -11,7 +11,7 @@ from litv2_jax.models.batch_norm import FoldedNorm
 from litv2_jax.models.blocks import Block
 from litv2_jax.models.family import family_of
 from litv2_jax.models.hilo import HiLo
-from litv2_jax.models.layer_norm import PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.merging import DeformableTokenMerging
 from litv2_jax.models.roi_heads import DoubleSize
 from litv2_jax.models.semantic_fpn import ConvNormRelu
@@ -51,14 +51,11 @@ def fuse_for_inference(model: nnx.Module) -> Any:
         elif isinstance(module, ConvNormRelu):
             _fold_batch_norm(module, module.conv)
         elif isinstance(module, Block):
-            module.norm2 = _fold_layer_norm(module.norm2, module.mlp.expand)
+            _fold_layer_norm(module.norm2, module.mlp.expand)
         elif isinstance(module, HiLo):
             _fold_scale(module)
-    for owner, key, layer in family.norms_to_fold(model):
-        if isinstance(key, int):
-            owner[key] = _fold_layer_norm(owner[key], layer)
-        else:
-            setattr(owner, key, _fold_layer_norm(getattr(owner, key), layer))
+    for norm, layer in family.norms_to_fold(model):
+        _fold_layer_norm(norm, layer)
     for module in modules:
         if not isinstance(module, nnx.Linear | nnx.Conv | DoubleSize):
             continue
@@ -83,7 +80,7 @@ def _fold_batch_norm(owner: Any, layer: Any) -> None:
     owner.norm = FoldedNorm()
 
 
-def _fold_layer_norm(norm: Any, layer: nnx.Linear | nnx.Conv) -> PlainLayerNorm:
+def _fold_layer_norm(norm: LayerNorm, layer: nnx.Linear | nnx.Conv) -> None:
     """Moves scale and bias of a norm into the layer that alone reads it.
 
     The layer is a matrix product, which a 1x1 convolution is too.
@@ -92,7 +89,7 @@ def _fold_layer_norm(norm: Any, layer: nnx.Linear | nnx.Conv) -> PlainLayerNorm:
     shift = (_read(norm.bias) @ kernel).reshape(-1)
     _replace(layer, "bias", _read(layer.bias) + shift)
     _replace(layer, "kernel", _read(norm.scale)[:, None] * kernel)
-    return PlainLayerNorm(dtype=norm.dtype)
+    norm.remove_affine()
 
 
 def _fold_scale(attention: HiLo) -> None:

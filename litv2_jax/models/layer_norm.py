@@ -12,31 +12,27 @@ EPSILON = 1e-5
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the channels of each position, then scales and shifts them.
+    """Normalizes the channels of each position, then scales and shifts them.
+
+    Where `fuse_for_inference` has folded scale and bias into the layer after it, it
+    only normalizes.
 
     Shapes: [..., C] -> [..., C].
     """
 
     def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.scale = nnx.Param(jnp.ones(dim))
-        self.bias = nnx.Param(jnp.zeros(dim))
+        self.scale: nnx.Param | None = nnx.Param(jnp.ones(dim))
+        self.bias: nnx.Param | None = nnx.Param(jnp.zeros(dim))
         self.dtype = jnp.dtype(dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.scale is None or self.bias is None:
+            return normalize(x, EPSILON).astype(self.dtype)
         return layer_norm(x, self.scale[...], self.bias[...], EPSILON, self.dtype)
 
-
-class PlainLayerNorm(nnx.Module):
-    """The same without scale and shift.
-
-    Shapes: [..., C] -> [..., C].
-    """
-
-    def __init__(self, *, dtype: DTypeLike):
-        self.dtype = jnp.dtype(dtype)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return normalize(x, EPSILON).astype(self.dtype)
+    def remove_affine(self) -> None:
+        """Drops scale and bias, which another layer has taken over."""
+        self.scale = self.bias = None
 
 
 class NoNorm(nnx.Module):

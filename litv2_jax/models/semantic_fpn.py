@@ -13,7 +13,7 @@ from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig, Rate, Width
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn
-from litv2_jax.models.layer_norm import LayerNorm, PlainLayerNorm
+from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
 from litv2_jax.ops.resize import (
@@ -169,9 +169,7 @@ class SemanticFpn(nnx.Module):
     ):
         dims = config.backbone.dims
         self.backbone = Backbone(config.backbone, dtype=dtype, rngs=rngs)
-        norms: list[LayerNorm | PlainLayerNorm] = [
-            LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in dims
-        ]
+        norms = [LayerNorm(dim, dtype=dtype, rngs=rngs) for dim in dims]
         self.norms = nnx.List(norms)
         self.fpn = Fpn(dims, config.fpn_dim, dtype=dtype, rngs=rngs)
         self.head = SemanticFpnHead(

@@ -80,7 +80,7 @@ def family():
             },
             class_names="imagenet",
             describe_input=lambda _: {"image_size": 64},
-            norms_to_fold=lambda model: iter([(model, "norm", model.head.shrink)]),
+            norms_to_fold=lambda model: iter([(model.norm, model.head.shrink)]),
             count_flops=lambda model, size: Flops(1, size[0]),
         )
     )
