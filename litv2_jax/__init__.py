@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from litv2_jax.compiler import compiler_options
     from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
     from litv2_jax.convert.torch_file import read_torch_checkpoint
+    from litv2_jax.inference import Predictor
     from litv2_jax.models.family import list_models
     from litv2_jax.models.flops import count_flops
     from litv2_jax.models.fuse import fuse_for_inference
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HiLo",
+    "Predictor",
     "compiler_options",
     "count_flops",
     "create_model",
@@ -33,6 +35,7 @@ __all__ = [
 
 _MODULES = {
     "HiLo": "models.hilo",
+    "Predictor": "inference",
     "compiler_options": "compiler",
     "count_flops": "models",
     "create_model": "pretrained",

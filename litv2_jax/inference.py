@@ -22,6 +22,7 @@ from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.models.family import find_family
+from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
@@ -71,8 +72,14 @@ def segment(
     return predictor.class_names, [predictor.segment(image) for image in images]
 
 
+# A file, an image of any mode, or pixels [H, W, 3] in uint8.
+ImageLike = str | PathLike | Image.Image | np.ndarray
+
+
 class Predictor:
-    """A model with its weights, and what it was trained to see.
+    """A model with its weights and the preprocessing that its checkpoint describes.
+
+    Programs are compiled once for each shape, so that one predictor serves many images.
 
     Attributes:
         class_names: Names of the K classes.
@@ -130,16 +137,30 @@ class Predictor:
 
         self._classify, self._segment = classify, segment
 
-    def classify(self, images: Iterable[Image.Image]) -> Iterator[np.ndarray]:
+    @classmethod
+    def load(cls, weights: str | PathLike) -> "Predictor":
+        """Returns a predictor; see the constructor."""
+        return cls(weights)
+
+    def classify(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
         """Yields the probabilities [K] of each image, which are read in batches.
 
         Args:
-            images: RGB, of any size.
+            images: Of any size.
+
+        Raises:
+            ConfigError: If the model segments.
+            FileNotFoundError: If there is no such file.
+            ValueError: If an image cannot be read.
         """
-        settings = self._input
+        if self.is_segmentation:
+            raise ConfigError("This model segments images: use segment.")
+        return self._classify_batches(images)
+
+    def _classify_batches(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
+        size, crop = self._input["image_size"], self._input["crop"]
         pixels = (
-            np.asarray(center_crop(image, settings["image_size"], settings["crop"]))
-            for image in images
+            np.asarray(center_crop(self._read(image), size, crop)) for image in images
         )
         batch = list(islice(pixels, _BATCH_SIZE))
         # One size of batch, so that one program is compiled.
@@ -149,13 +170,20 @@ class Predictor:
             yield from np.asarray(self._classify(self._state, filled))[: len(batch)]
             batch = list(islice(pixels, size))
 
-    def segment(self, image: Image.Image) -> np.ndarray:
+    def segment(self, image: ImageLike) -> np.ndarray:
         """Returns the class of each pixel, int32 [H, W].
 
         Args:
-            image: RGB, of any size.
+            image: Of any size.
+
+        Raises:
+            ConfigError: If the model classifies whole images.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the image cannot be read.
         """
-        pixels = np.asarray(image)
+        if not self.is_segmentation:
+            raise ConfigError("This model classifies whole images: use classify.")
+        pixels = np.asarray(self._read(image))
         height, width = pixels.shape[:2]
         size = geometry.keep_ratio_size((height, width), *self._input["scale"])
         bucket = find_bucket(size, (height, width), self._input["multiple"])
@@ -168,6 +196,19 @@ class Predictor:
         sizes = np.array([size]), np.array([(height, width)])
         classes = self._segment(self._state, resized[None], *sizes, bucket.label)
         return np.asarray(classes)[0, :height, :width]
+
+    def _read(self, image: ImageLike) -> Image.Image:
+        """Returns an image as RGB."""
+        if isinstance(image, Image.Image):
+            return image.convert("RGB")
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.shape[2:] != (3,) or image.ndim != 3:
+                raise ValueError(
+                    f"An array of {image.dtype} with shape {image.shape} is not an "
+                    "image: give uint8 of shape (height, width, 3)."
+                )
+            return Image.fromarray(image)
+        return read_image(expand_path(Path(image)), self.exif)
 
 
 def read_image(path: Path, exif: str = "ignored") -> Image.Image:

@@ -49,6 +49,7 @@ ALLOWED = {
     "pretrained": {"models", "convert", "checkpoints", "paths", "settings"},
     "prepare": {"data", "settings", "text"},
     "inference": {
+        "paths",
         "models",
         "pretrained",
         "settings",
@@ -59,7 +60,7 @@ ALLOWED = {
         "text",
     },
     "predict": {"inference", "class_names", "pictures", "settings", "text"},
-    "__init__": {"compiler", "models", "ops", "convert", "pretrained"},
+    "__init__": {"compiler", "models", "ops", "convert", "inference", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
 FORBIDDEN = {"torch", "tensorflow", "timm", "sklearn", "yacs"}

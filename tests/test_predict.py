@@ -16,6 +16,7 @@ import litv2_jax
 from litv2_jax import inference, predict
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.models.state import split_state
+from litv2_jax.settings import ConfigError
 from tests.reference import rules
 
 SIZES = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (3, 6, 12, 24)}
@@ -94,6 +95,22 @@ def test_probabilities_are_those_of_the_model(weights, photos):
     np.testing.assert_allclose(
         probabilities, np.repeat(expected, 18, axis=0), rtol=1e-4
     )
+
+
+def test_a_predictor_takes_files_images_and_arrays(weights, photos):
+    predictor = litv2_jax.Predictor.load(weights)
+    image = predict.read_image(photos[0])
+    rows = list(predictor.classify([photos[0], str(photos[0]), image, np.array(image)]))
+    assert np.shape(rows) == (4, 3)
+    for row in rows[1:]:
+        np.testing.assert_array_equal(row, rows[0])
+    with pytest.raises(ConfigError, match="classifies whole images: use classify"):
+        predictor.segment(image)
+    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)):
+        with pytest.raises(ValueError, match="is not an image: give uint8 of shape"):
+            list(predictor.classify([wrong]))
+    with pytest.raises(FileNotFoundError, match="absent"):
+        list(predictor.classify(["absent.png"]))
 
 
 def test_draws_the_images(capsys, weights, photos, tmp_path):
