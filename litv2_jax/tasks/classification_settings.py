@@ -72,10 +72,10 @@ class AugmentSettings:
         mixup: Parameter of the beta distribution; 0 is off.
         cutmix: Parameter of the beta distribution; 0 is off.
         mixup_switch: Probability of CutMix where both are on.
+        label_smoothing: Share of the target spread over all classes.
         mix_group_size: Neighboring images that share one draw and are mixed among
             themselves, 128 being those of one GPU of the original; 0 for the whole
             batch.
-        label_smoothing: Share of the target spread over all classes.
     """
 
     randaugment_layers: Annotated[int, Range(0, 20)]
@@ -85,8 +85,8 @@ class AugmentSettings:
     mixup: _Beta
     cutmix: _Beta
     mixup_switch: Share
-    mix_group_size: Count
     label_smoothing: Annotated[float, Range(0, below=1)]
+    mix_group_size: Count = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,10 @@ class OptimizerSettings:
         groups: What is trained in another way, as `(pattern, factor on the learning
             rate, factor on the weight decay)`; the first whose pattern, a regular
             expression, is found in a parameter's path counts. Rate 0 freezes.
+        offset_scale: Factor on the rate of the convolutions that predict offsets; of
+            recipes from before there were groups, which may go on using it.
+        decay: What decays, likewise: `all`, or `matrices` for all but biases and
+            scales.
     """
 
     learning_rate: Annotated[float, Range(above=0, most=10)]
@@ -56,6 +60,18 @@ class OptimizerSettings:
     clip_norm: Annotated[float, Range(0, 10**6)]
     schedule: Annotated[str, OneOf(*SCHEDULES)] = "cosine"
     groups: tuple[GroupSettings, ...] = ()
+    offset_scale: Annotated[float, Range(0, 100)] = 1.0
+    decay: Annotated[str, OneOf("all", "matrices")] = "all"
+
+    @property
+    def all_groups(self) -> tuple[GroupSettings, ...]:
+        """The groups, and after them what `offset_scale` and `decay` stand for."""
+        groups = self.groups
+        if self.offset_scale != 1:
+            groups += (("offset/kernel$", self.offset_scale, 1.0),)
+        if self.decay == "matrices":
+            groups += (("(bias|scale)$", 1.0, 0.0),)
+        return groups
 
     def check(self, epochs: float) -> None:
         """Raises ConfigError if values contradict each other."""

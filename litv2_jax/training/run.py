@@ -60,7 +60,7 @@ class Run:
             1, round(settings.eval_every_epochs * task.steps_per_epoch)
         )
         params, _ = split_state(create_abstract_model(task))
-        self.groups = ParameterGroups(settings.optimizer.groups, params)
+        self.groups = ParameterGroups(settings.optimizer.all_groups, params)
         self.schedule = self._create_schedule(1.0)
         self.optimizer = create_optimizer(
             settings.optimizer, self.groups, self._create_schedule

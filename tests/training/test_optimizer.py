@@ -344,3 +344,11 @@ def test_groups_change_nothing_else():
         alone.params["head"]["kernel"], plain.params["head"]["kernel"]
     )
     assert alone.params["head"]["bias"] > plain.params["head"]["bias"]
+
+
+def test_recipes_from_before_the_groups_train_as_they_did():
+    old = settings_with(offset_scale=0.01, decay="matrices")
+    assert old.all_groups == imagenet.get_config().optimizer.groups
+    assert settings_with().all_groups == ()
+    own = (("^head/", 0.0, 1.0),)
+    assert settings_with(decay="matrices", groups=own).all_groups[0] == own[0]
