@@ -146,7 +146,7 @@ def find_family(name: str) -> Family:
     )
 
 
-def family_of(model: nnx.Module) -> Family | None:
+def family_of(model: Any) -> Family | None:
     """Returns the family of a model; None if it is a part of one or unknown."""
     return next((f for f in _FAMILIES if type(model) is f.module), None)
 

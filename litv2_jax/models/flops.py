@@ -4,6 +4,7 @@ As in the literature, one multiplication with its addition counts as one.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from flax import nnx
 
@@ -25,28 +26,23 @@ from litv2_jax.models.semantic_fpn import (
 )
 
 
-def count_flops(model: nnx.Module, image_size: int | tuple[int, int]) -> Flops:
+def count_flops(model: Any, image_size: int | tuple[int, int]) -> Flops:
     """Counts the FLOPs of one image.
 
     Published numbers are those of `flops` in the original's models/litv2.py for a
     classifier, and of its segmentation/get_flops.py and detection/tools/get_flops.py.
 
     Args:
-        model: From `create_model`; only its sizes matter.
+        model: From `create_model`, of which only the sizes matter; anything that is of
+            no family is counted as a classifier, by `backbone.config` and
+            `head.out_features`.
         image_size: Pixels, or (height, width).
-
-    Raises:
-        ValueError: If the model is only a part of one.
     """
     family = family_of(model)
-    if family is None:
-        raise ValueError(
-            f"A {type(model).__name__} is not a model from create_model, whose FLOPs "
-            "could be counted."
-        )
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
-    return family.count_flops(model, image_size)
+    count = family.count_flops if family else count_classifier
+    return count(model, image_size)
 
 
 def count_classifier(model: Classifier, image_size: tuple[int, int]) -> Flops:

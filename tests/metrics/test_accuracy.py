@@ -22,7 +22,9 @@ def test_images_that_fill_up_a_batch_do_not_count():
 
 
 def test_nothing_has_no_accuracy():
-    with pytest.raises(ConfigError, match="no accuracy of no images: give an eval"):
+    with pytest.raises(
+        ConfigError, match="No images were evaluated, so that there is no accuracy"
+    ):
         Accuracy().result()
 
 

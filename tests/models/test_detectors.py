@@ -69,9 +69,9 @@ def test_detections_of_bfloat16_models_are_float32(kind):
     [
         ("retinanet", {"fpn_dim": 0}, "fpn_dim=0 must be 1 or more"),
         ("retinanet", {"num_convs": -1}, "num_convs=-1 must be 0 or more"),
-        ("retinanet", {"hidden_dim": 9}, "is a RetinaNet and has no hidden_dim"),
+        ("retinanet", {"hidden_dim": 9}, "has no hidden_dim; it has num_classes"),
         ("mask_rcnn", {"hidden_dim": 0}, "hidden_dim=0 must be 1 or more"),
-        ("mask_rcnn", {"dropout_rate": 0.1}, "is a MaskRcnn and has no dropout_rate"),
+        ("mask_rcnn", {"dropout_rate": 0.1}, "has no dropout_rate; it has num_classes"),
     ],
 )
 def test_impossible_sizes_are_refused(kind, options, message):
