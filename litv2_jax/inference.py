@@ -158,9 +158,12 @@ class Predictor:
         return self._classify_batches(images)
 
     def _classify_batches(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
-        size, crop = self._input["image_size"], self._input["crop"]
+        settings = self._input
         pixels = (
-            np.asarray(center_crop(self._read(image), size, crop)) for image in images
+            np.asarray(
+                center_crop(self._read(image), settings["image_size"], settings["crop"])
+            )
+            for image in images
         )
         batch = list(islice(pixels, _BATCH_SIZE))
         # One size of batch, so that one program is compiled.
@@ -200,7 +203,7 @@ class Predictor:
     def _read(self, image: ImageLike) -> Image.Image:
         """Returns an image as RGB."""
         if isinstance(image, Image.Image):
-            return image.convert("RGB")
+            return image if image.mode == "RGB" else image.convert("RGB")
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.shape[2:] != (3,) or image.ndim != 3:
                 raise ValueError(

@@ -66,12 +66,8 @@ class MaskRcnnConfig:
     hidden_dim: Width = 1024
 
     def __post_init__(self):
-        check_sizes(
-            num_classes=self.num_classes,
-            fpn_dim=self.fpn_dim,
-            head_dim=self.head_dim,
-            hidden_dim=self.hidden_dim,
-        )
+        names = ("num_classes", "fpn_dim", "head_dim", "hidden_dim")
+        check_sizes(**{name: getattr(self, name) for name in names})
         check_sizes(least=0, num_convs=self.num_convs)
 
 
@@ -131,8 +127,8 @@ class MaskRcnn(nnx.Module):
         """Returns the outputs of the four stages, all but the first normed.
 
         Args:
-            images: As above.
-            rngs: As above.
+            images: See `__call__`.
+            rngs: See `__call__`.
         """
         maps = self.backbone(images, rngs)
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]

@@ -220,7 +220,7 @@ def test_images_without_objects_have_finite_losses_and_gradients():
             sizes,
             truth,
             masks,
-            rngs=nnx.Rngs(sampling=seed),
+            rngs=nnx.Rngs(jax.random.key(seed)),
             loss_group_size=2,
             num_proposals=50,
             num_samples=16,
