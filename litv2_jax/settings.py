@@ -279,16 +279,6 @@ def check_positive(value: float, name: str) -> None:
     Range(above=0).apply(value, name)
 
 
-def check_not_negative(value: float, name: str) -> None:
-    """Raises ConfigError unless the value is zero or above."""
-    Range(0).apply(value, name)
-
-
-def check_share(value: float, name: str) -> None:
-    """Raises ConfigError unless the value is within [0, 1]."""
-    Range(0, 1).apply(value, name)
-
-
 def check_batch_size(batch_size: int, num_devices: int, name: str) -> None:
     """Raises ConfigError unless the devices can share a batch equally."""
     check_positive(batch_size, name)

@@ -228,7 +228,7 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
 def torch_entries(
     module: nnx.Module, torch_name: str = "", path: str = ""
 ) -> Iterator[Entry]:
-    """Yields the arrays of a module with their PyTorch names.
+    """Returns the arrays of a module with their PyTorch names, one after the other.
 
     Args:
         module: A module of this package.
@@ -238,7 +238,15 @@ def torch_entries(
     Raises:
         ValueError: If PyTorch names are not known for a part of the module.
     """
-    table = torch_names()
+    return _list_entries(module, torch_names(), torch_name, path)
+
+
+def _list_entries(
+    module: nnx.Module,
+    table: Mapping[type, Mapping[str, str]],
+    torch_name: str,
+    path: str,
+) -> Iterator[Entry]:
     if type(module) not in table:
         known = ", ".join(sorted(kind.__name__ for kind in table))
         raise ValueError(
@@ -256,7 +264,7 @@ def torch_entries(
             if isinstance(item, nnx.Variable):
                 yield Entry(item_name, item_path, item)
             else:
-                yield from torch_entries(item, item_name, item_path)
+                yield from _list_entries(item, table, item_name, item_path)
 
 
 def _join(separator: str, *parts: object) -> str:

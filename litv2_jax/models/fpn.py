@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
+from litv2_jax.models.backbone import Backbone
 from litv2_jax.models.linear import Conv
 from litv2_jax.ops.resize import resize_nearest
 
@@ -21,6 +22,30 @@ KernelInit = Callable[[int, int, int], nnx.Initializer]
 def _kaiming(in_features: int, out_features: int, size: int) -> nnx.Initializer:
     del in_features
     return initializers.kaiming(out_features, size)
+
+
+class PyramidModel(nnx.Module):
+    """What models with a pyramid share: a backbone with a norm for each map.
+
+    Attributes:
+        backbone: A `Backbone`.
+        norms: Of its maps; identities where the original has none.
+    """
+
+    backbone: Backbone
+    norms: nnx.List
+
+    def features(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> list[jax.Array]:
+        """Returns the normalized outputs of the stages, at strides 4, 8, 16 and 32.
+
+        Args:
+            images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            rngs: Stream `dropout` chooses the paths that training drops.
+        """
+        maps = self.backbone(images, rngs)
+        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
 class Fpn(nnx.Module):

@@ -19,7 +19,7 @@ from litv2_jax.models.detector import (
     find_factors,
     round_up,
 )
-from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.fpn import Fpn, PyramidModel
 from litv2_jax.models.roi_heads import BOX_BINS, MASK_BINS, BoxHead, MaskHead
 from litv2_jax.models.rpn import ANCHORS, RpnHead, propose
 from litv2_jax.ops.dense_losses import compute_rpn_losses
@@ -71,7 +71,7 @@ class MaskRcnnConfig:
         check_sizes(least=0, num_convs=self.num_convs)
 
 
-class MaskRcnn(nnx.Module):
+class MaskRcnn(PyramidModel):
     """Backbone, feature pyramid of five levels, RPN, heads for boxes and masks.
 
     Comes ready for inference; train with
@@ -120,18 +120,6 @@ class MaskRcnn(nnx.Module):
             rngs: Stream `dropout` chooses the paths that training drops.
         """
         return self.fpn(self.features(images, rngs=rngs))
-
-    def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> list[jax.Array]:
-        """Returns the outputs of the four stages, all but the first normed.
-
-        Args:
-            images: See `__call__`.
-            rngs: See `__call__`.
-        """
-        maps = self.backbone(images, rngs)
-        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
     def predict_boxes(
         self, levels: Sequence[jax.Array], boxes: jax.Array, sizes: jax.Array

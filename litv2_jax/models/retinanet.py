@@ -23,7 +23,7 @@ from litv2_jax.models.detector import (
     flatten_map,
     map_sizes,
 )
-from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.fpn import Fpn, PyramidModel
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
 from litv2_jax.ops.dense_losses import AnchorScores, compute_retinanet_losses
@@ -116,7 +116,7 @@ class RetinaNetConfig:
         check_sizes(least=0, num_convs=self.num_convs)
 
 
-class RetinaNet(nnx.Module):
+class RetinaNet(PyramidModel):
     """Backbone, feature pyramid of five levels, head: boxes of objects.
 
     Comes ready for inference; train with
@@ -164,18 +164,6 @@ class RetinaNet(nnx.Module):
         levels = self.fpn(self.features(images, rngs=rngs)[1:])
         logits, deltas = zip(*(self.head(x) for x in levels), strict=True)
         return list(logits), list(deltas)
-
-    def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> list[jax.Array]:
-        """Returns the outputs of the four stages, all but the first normed.
-
-        Args:
-            images: As above.
-            rngs: As above.
-        """
-        maps = self.backbone(images, rngs)
-        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
     def detect(
         self,

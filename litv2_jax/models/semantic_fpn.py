@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig, Rate, Width
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
-from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.fpn import Fpn, PyramidModel
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
@@ -153,7 +153,7 @@ class SemanticFpnHead(nnx.Module):
         reorder_outputs(self.classify, order)
 
 
-class SemanticFpn(nnx.Module):
+class SemanticFpn(PyramidModel):
     """Backbone with a norm on each map, feature pyramid, head: a class for each pixel.
 
     Comes ready for inference; train with
@@ -190,18 +190,6 @@ class SemanticFpn(nnx.Module):
         """
         maps = self.fpn(self.features(images, rngs=rngs))
         return self.head(maps, rngs)
-
-    def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-    ) -> list[jax.Array]:
-        """Returns the normalized outputs of the stages, at strides 4, 8, 16 and 32.
-
-        Args:
-            images: As above.
-            rngs: As above.
-        """
-        maps = self.backbone(images, rngs)
-        return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
     def segment(
         self,

@@ -58,31 +58,20 @@ class Classification(ImageTask):
     best = "top1"
     num_eval_programs = 1
 
-    @classmethod
-    def parse(
-        cls,
-        values: Mapping[str, Any],
-        *,
-        batch_size: int,
-        seed: int,
-        with_data: bool = True,
-    ) -> "Classification":
-        """Returns the task of a recipe, its settings checked and its data opened.
-
-        Args:
-            values: Sections `model`, `data` and `augment` of a recipe.
-            batch_size: Images per batch, over all processes.
-            seed: Of the order and the crops of the images.
-            with_data: Whether to open the data set.
-
-        Raises:
-            ConfigError: If a setting is unknown or impossible, or the data are absent.
-        """
+    @staticmethod
+    def _parse_settings(values: Mapping[str, Any], batch_size: int) -> Settings:
         settings = parse(Settings, values)
         check(settings)
         check_mix_group_size(settings.augment, batch_size)
-        data = _open(settings.data) if with_data else None
-        return cls(settings, data, batch_size=batch_size, seed=seed)
+        return settings
+
+    @staticmethod
+    def _open(data: DataSettings) -> TaskData:
+        train = open_source(data.name, data.train_split, data.data_dir)
+        evaluation = open_source(
+            data.name, data.eval_split, data.data_dir, train.class_names
+        )
+        return TaskData.join(train, evaluation, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data
@@ -232,11 +221,3 @@ class Classification(ImageTask):
                 captions[-1] += f", is {self.class_names[labels[i]]}"
         colors = np.where(found == labels, "black", "red").tolist()
         draw_grid(list(batch["image"][:count]), captions, colors, path)
-
-
-def _open(data: DataSettings) -> TaskData:
-    train = open_source(data.name, data.train_split, data.data_dir)
-    evaluation = open_source(
-        data.name, data.eval_split, data.data_dir, train.class_names
-    )
-    return TaskData.join(train, evaluation, data.max_unreadable)

@@ -1,7 +1,8 @@
 """What the tasks have in common: one model, one data set, images."""
 
-from collections.abc import Sequence
-from typing import Any
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from flax import nnx
 
@@ -11,7 +12,7 @@ from litv2_jax.settings import ConfigError
 from litv2_jax.tasks.task_data import TaskData, find_sizes
 
 
-class ImageTask:
+class ImageTask(abc.ABC):
     """Plumbing of a task, of which some methods of `training.task.Task`.
 
     Attributes:
@@ -66,9 +67,43 @@ class ImageTask:
             "class_names": self.class_names,
         }
 
+    @classmethod
+    def parse(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        batch_size: int,
+        seed: int,
+        with_data: bool = True,
+    ) -> Self:
+        """Returns the task of a recipe, its settings checked and its data opened.
+
+        Args:
+            values: The sections of the recipe that are the task's.
+            batch_size: Images per batch, over all processes.
+            seed: Of the order and the crops of the images.
+            with_data: Whether to open the data set.
+
+        Raises:
+            ConfigError: If a setting is unknown or impossible, or the data are absent.
+        """
+        settings = cls._parse_settings(values, batch_size)
+        data = cls._open(settings.data) if with_data else None
+        return cls(settings, data, batch_size=batch_size, seed=seed)
+
+    @staticmethod
+    @abc.abstractmethod
+    def _parse_settings(values: Mapping[str, Any], batch_size: int) -> Any:
+        """Returns the settings of a recipe, checked."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def _open(data: Any) -> TaskData:
+        """Opens the data set that the section `data` names."""
+
+    @abc.abstractmethod
     def _describe_input(self) -> dict[str, Any]:
         """Returns how images are prepared for the model, in JSON."""
-        raise NotImplementedError
 
     @property
     def data(self) -> TaskData:

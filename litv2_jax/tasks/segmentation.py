@@ -59,30 +59,21 @@ class Segmentation(ImageTask):
 
     best = "mIoU"
 
-    @classmethod
-    def parse(
-        cls,
-        values: Mapping[str, Any],
-        *,
-        batch_size: int,
-        seed: int,
-        with_data: bool = True,
-    ) -> "Segmentation":
-        """Returns the task of a recipe, its settings checked and its data opened.
-
-        Args:
-            values: Sections `model` and `data` of a recipe.
-            batch_size: Images per batch, over all processes.
-            seed: Of the order and the crops of the images.
-            with_data: Whether to open the data set.
-
-        Raises:
-            ConfigError: If a setting is unknown or impossible, or the data are absent.
-        """
+    @staticmethod
+    def _parse_settings(values: Mapping[str, Any], batch_size: int) -> Settings:
+        del batch_size
         settings = parse(Settings, values)
         check(settings)
-        data = _open(settings.data) if with_data else None
-        return cls(settings, data, batch_size=batch_size, seed=seed)
+        return settings
+
+    @staticmethod
+    def _open(data: DataSettings) -> TaskData:
+        train, evaluation = (
+            open_annotated_source(data.name, split, data.data_dir)
+            for split in (data.train_split, data.eval_split)
+        )
+        check_num_classes(len(train.class_names), data.zero_label)
+        return TaskData.join(train, evaluation, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data
@@ -239,12 +230,3 @@ def _classify_pixels(model: Any, batch: Batch) -> jax.Array:
         batch["label_size"],
         batch["label"].shape[1:],
     )
-
-
-def _open(data: DataSettings) -> TaskData:
-    train, evaluation = (
-        open_annotated_source(data.name, split, data.data_dir)
-        for split in (data.train_split, data.eval_split)
-    )
-    check_num_classes(len(train.class_names), data.zero_label)
-    return TaskData.join(train, evaluation, data.max_unreadable)

@@ -184,15 +184,15 @@ def _scale_by_rates(
 
     def update(updates, state, params=None, **extra: Any):
         del params
-        rate = functools.cache(
-            lambda factor: jnp.asarray(create_rate(factor)(extra["step"]))
-        )
-        return (
-            jax.tree_util.tree_map_with_path(
-                lambda path, x: -rate(groups.find(path).rate) * x, updates
-            ),
-            state,
-        )
+
+        @functools.cache
+        def compute_rate(factor: float) -> jax.Array:
+            return jnp.asarray(create_rate(factor)(extra["step"]))
+
+        def scale(path: tuple, x: jax.Array) -> jax.Array:
+            return -compute_rate(groups.find(path).rate) * x
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
 
     return optax.GradientTransformationExtraArgs(_init_empty, update)
 
