@@ -169,3 +169,25 @@ def to_torch_layout(x: jax.Array, name: str) -> jax.Array:
 
 def read_json(name: str) -> dict:
     return json.loads((GOLDEN / name).read_text())
+
+
+def compare_gradients(
+    reference: "Reference", stem: str, grads: dict, noise: float
+) -> float:
+    """Returns the largest relative difference of a gradient or of its norm.
+
+    Those of `dconv.bias` are 0, as BatchNorm takes the mean off; `noise` bounds them.
+    """
+    names = reference[f"{stem}/grad_norm_names"].tolist()
+    differences = []
+    for name, norm in zip(names, reference[f"{stem}/grad_norms"], strict=True):
+        ours = np.linalg.norm(grads[name].astype(np.float64))
+        if name.endswith("dconv.bias"):
+            assert ours < noise, name
+        else:
+            differences.append(abs(ours - norm) / max(norm, 1e-2))
+    for key in reference.keys(f"{stem}/grad/"):
+        stored = f"{stem}/grad/{key}"
+        difference = reference.difference(stored, grads[key])
+        differences.append(difference / reference.scale(stored))
+    return max(differences)

@@ -50,21 +50,3 @@ def read_truth(reference: Reference) -> Truth:
         jnp.stack([np.pad(x, (0, size - len(x))).astype(np.int32) for x in labels]),
         jnp.stack([np.arange(size) < len(x) for x in boxes]),
     )
-
-
-def compare_gradients(reference: Reference, stem: str, grads: dict) -> float:
-    """Returns the largest relative difference of a gradient or of its norm."""
-    names = reference[f"{stem}/grad_norm_names"].tolist()
-    differences = []
-    for name, norm in zip(names, reference[f"{stem}/grad_norms"], strict=True):
-        ours = np.linalg.norm(grads[name].astype(np.float64))
-        if name.endswith("dconv.bias"):
-            # BatchNorm takes the mean off: this gradient is 0, what is left is noise.
-            assert ours < 1e-4, name
-        else:
-            differences.append(abs(ours - norm) / max(norm, 1e-2))
-    for key in reference.keys(f"{stem}/grad/"):
-        stored = f"{stem}/grad/{key}"
-        difference = reference.difference(stored, grads[key])
-        differences.append(difference / reference.scale(stored))
-    return max(differences)

@@ -15,7 +15,6 @@ from litv2_jax.ops.roi_losses import RoiSamples, find_mask_targets, sample_rois
 from litv2_jax.ops.truth import TrueMasks, Truth
 from tests.models.detection import (
     PADDING,
-    compare_gradients,
     create,
     make_images,
     model_of,
@@ -29,7 +28,7 @@ from tests.models.test_mask_rcnn import (
 )
 from tests.models.test_retinanet import draw_images
 from tests.ops.test_masks import draw_ellipses, unpack_bits
-from tests.reference import Reference, differentiate
+from tests.reference import Reference, compare_gradients, differentiate
 
 # Where samples are given, this sets the masks alone, a quarter: fewer than the 128 of
 # the original, which take long, but more than the positive samples that there are.
@@ -188,7 +187,7 @@ def test_training_matches_pytorch(monkeypatch):
     assert total == pytest.approx(float(reference["train/total"][0]), rel=1e-6)
     # Of the 20 million ReLUs of the mask head some are within rounding of their kink:
     # noise of 1e-7 in the images moves our own gradients by up to 8e-4, too.
-    assert compare_gradients(reference, "train", grads) < 2e-3
+    assert compare_gradients(reference, "train", grads, 1e-4) < 2e-3
 
 
 def make_true_masks(count, num_boxes, size):

@@ -14,14 +14,13 @@ from litv2_jax.ops.dense_losses import find_retinanet_targets
 from litv2_jax.ops.matching import IGNORED
 from litv2_jax.ops.truth import Truth
 from tests.models.detection import (
-    compare_gradients,
     create,
     find_original_sizes,
     make_images,
     model_of,
     read_truth,
 )
-from tests.reference import Reference, differentiate
+from tests.reference import Reference, compare_gradients, differentiate
 
 REFERENCES = {
     case: Reference(f"dense/retina_{case}")
@@ -162,7 +161,7 @@ def test_training_matches_pytorch():
     # As in Semantic FPN: a ReLU or an offset on its kink is rounded to either side.
     rng = np.random.default_rng(0)
     for _ in range(4):
-        if (difference := compare_gradients(reference, "train", grads)) < 1e-4:
+        if (difference := compare_gradients(reference, "train", grads, 1e-4)) < 1e-4:
             break
         moved = images + 1e-7 * rng.standard_normal(images.shape, np.float32)
         grads = differentiate(loss_fn, model, moved)[1]

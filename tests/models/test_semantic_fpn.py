@@ -15,6 +15,7 @@ from litv2_jax.ops.resize import resize_bilinear
 from tests.reference import (
     SEED,
     Reference,
+    compare_gradients,
     dense_rules,
     differentiate,
     fill,
@@ -145,25 +146,6 @@ def test_loss_and_accuracy_match_pytorch():
     assert accuracy == pytest.approx(reference[f"{stem}/acc_eval_mode"][0], abs=0.01)
 
 
-def _compare_gradients(reference, stem, grads):
-    """Returns the largest relative difference of a gradient or of its norm."""
-    names = reference[f"{stem}/grad_norm_names"].tolist()
-    differences = []
-    for key, norm in zip(names, reference[f"{stem}/grad_norms"], strict=True):
-        ours = np.linalg.norm(grads[key].astype(np.float64))
-        if key.endswith("dconv.bias"):
-            # BatchNorm takes the mean off: this gradient is 0, what is left is noise.
-            assert ours < 1e-6, key
-        else:
-            differences.append(abs(ours - norm) / max(norm, 1e-2))
-    for key in reference.keys(f"{stem}/grad/"):
-        stored = f"{stem}/grad/{key}"
-        differences.append(
-            reference.difference(stored, grads[key]) / reference.scale(stored)
-        )
-    return max(differences)
-
-
 def test_training_matches_pytorch():
     """Loss, gradients and running statistics, with nothing dropped."""
     name, shape = CASES[0]
@@ -188,7 +170,7 @@ def test_training_matches_pytorch():
     # 1e-3. Noise of 1e-7 shows both sides; one is the original's.
     rng = np.random.default_rng(0)
     for _ in range(4):
-        if (difference := _compare_gradients(reference, stem, grads)) < 1e-4:
+        if (difference := compare_gradients(reference, stem, grads, 1e-6)) < 1e-4:
             break
         moved = images + 1e-7 * rng.standard_normal(images.shape, np.float32)
         grads = differentiate(loss_fn, model, moved)[1]
