@@ -139,6 +139,11 @@ def _keep_compiled_programs() -> None:
     """Enables the cache of compiled programs, unless this start is to write nothing."""
     if _NO_CACHE.value or _DRY_RUN.value:
         return
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        # There JAX's keys differ between processes and only process 0 writes: it would
+        # find its program at the next start, and give up waiting for the others.
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
     if _CACHE.value:
         enable_compilation_cache(parse_path(_CACHE.value, "--compilation-cache"))
         return

@@ -21,7 +21,7 @@ import jax
 from jax._src import distributed
 
 _KEY = "litv2_jax/failure"
-_FOREVER_MS = 10**9  # Eleven days: then it is asked again.
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 # What the coordinator, which process 0 runs, needs to tell the others.
 _SECONDS_TO_TELL = 2.0
@@ -32,11 +32,11 @@ class _Status:
 
     Attributes:
         is_failing: Whether it has failed itself.
-        is_finished: Whether it has done its work, so that others may leave.
+        is_finished: Set once it has done its work, so that others may leave.
     """
 
     is_failing = False
-    is_finished = False
+    is_finished = threading.Event()
 
 
 def watch_failures() -> None:
@@ -44,24 +44,29 @@ def watch_failures() -> None:
     client = distributed.global_state.client
     if client is None:
         return
-    # Before JAX leaves the run: exit handlers are called last in, first out.
-    atexit.register(setattr, _Status, "is_finished", True)
 
     def watch() -> None:
-        reason = ""
-        while not reason:
+        # A thread that waited inside the client would abort a process that ends.
+        while not _Status.is_finished.wait(_SECONDS_BETWEEN_LOOKS):
             try:
-                reason = client.blocking_key_value_get(_KEY, _FOREVER_MS)
+                reason = client.key_value_try_get(_KEY)
             except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" in str(error):
+                if "NOT_FOUND" in str(error):
                     continue
-                if _Status.is_finished:
-                    return
                 reason = "process 0, which coordinates the run, is gone"
-        if not _Status.is_failing:
-            _leave(f"{reason}. Process {jax.process_index()} ends with it.")
+            if not _Status.is_failing:
+                _leave(f"{reason}. Process {jax.process_index()} ends with it.")
+            return
 
-    threading.Thread(target=watch, daemon=True).start()
+    watcher = threading.Thread(target=watch, daemon=True)
+
+    def finish() -> None:
+        _Status.is_finished.set()
+        watcher.join()
+
+    watcher.start()
+    # Before JAX leaves the run: exit handlers are called last in, first out.
+    atexit.register(finish)
 
 
 @contextlib.contextmanager
