@@ -19,6 +19,7 @@ from flax import nnx
 import litv2_jax
 from litv2_jax import models, pretrained
 from litv2_jax.checkpoints import save_weights
+from litv2_jax.class_names import ClassNames, read_class_names
 from litv2_jax.convert import identify
 from litv2_jax.convert.apply import Entry, match_weights, torch_entries
 from litv2_jax.convert.errors import list_names
@@ -27,7 +28,7 @@ from litv2_jax.convert.torch_file import (
     read_checkpoint,
     write_torch_checkpoint,
 )
-from litv2_jax.models.family import Shapes, find_family, list_all_models
+from litv2_jax.models.family import Family, Shapes, find_family, list_all_models
 from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -64,6 +65,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="recognized from the file if left out",
     )
     add("--num-classes", type=int, help="start with a new head for so many classes")
+    add(
+        "--class-names",
+        type=expand_path,
+        metavar="FILE",
+        help="text file with the name of a class in each line, where the file was not "
+        "trained on the published data set",
+    )
     sizes = parser.add_argument_group("sizes that are not those of the variant")
     sizes.add_argument("--embed-dim", type=int)
     for name in ("--depths", "--num-heads", "--window-sizes"):
@@ -187,14 +195,35 @@ def _describe(
         own = identify.read_own_sizes(shapes, family)
     if options.num_classes:
         own["num_classes"] = options.num_classes
-    is_published = own["num_classes"] == family.published_classes
+    names, note = _name_classes(options, own["num_classes"], family)
+    notes += [note] if note else []
     description = {
         "model": {"name": name, **own, **sizes},
         "are_heads_known": are_heads_known,
         "input": family.describe_input(image_size),
-        "class_names": (family.class_names if is_published else "") or [],
+        "class_names": names,
     }
     return description, notes
+
+
+def _name_classes(
+    options: argparse.Namespace, num_classes: int, family: Family
+) -> tuple[ClassNames, str]:
+    """Returns what to store as the names of the classes, and what to say about it."""
+    if options.class_names:
+        names = read_class_names(options.class_names)
+        if len(names) != num_classes:
+            raise ConfigError(
+                f"{options.class_names} names {len(names)} classes, but the model has "
+                f"{num_classes}."
+            )
+        return names, ""
+    if num_classes != family.published_classes or not family.class_names:
+        return [], ""
+    return family.class_names, (
+        f"The {num_classes} classes are named as those of {family.class_names}, which "
+        "has as many; if they are others, name them with --class-names FILE."
+    )
 
 
 def _choose_windows(name: str, experiment: str) -> tuple[str, str]:

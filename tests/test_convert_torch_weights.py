@@ -110,7 +110,9 @@ def test_the_variant_is_recognised(tmp_path, capsys, name):
 
     convert(tmp_path / "x.safetensors", tmp_path / "out")
 
-    assert f"{name} (num_classes 1000)" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{name} (num_classes 1000)" in output
+    assert "The 1000 classes are named as those of imagenet" in output
     description = pretrained.describe(tmp_path / "out")
     assert description["model"] == {"name": name, "num_classes": 1000}
     assert description["input"] == {"image_size": 224, "crop": 0.875}
@@ -130,6 +132,17 @@ def test_a_new_head_is_announced_and_the_rest_is_kept(tmp_path, capsys):
             np.testing.assert_array_equal(array, arrays[name])
     assert model.head.kernel.shape == (64, 7)
     assert 0.01 < float(model.head.kernel[...].std()) < 0.03
+
+
+def test_classes_are_named_by_a_file(tmp_path):
+    names = [f"kind {k}" for k in range(10)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    convert(FULL, tmp_path / "out", "--class-names", tmp_path / "names.txt")
+    assert pretrained.describe(tmp_path / "out")["class_names"] == names
+
+    (tmp_path / "names.txt").write_text("cat\ndog")
+    with pytest.raises(SystemExit, match="names 2 classes, but the model has 10"):
+        convert(FULL, tmp_path / "other", "--class-names", tmp_path / "names.txt")
 
 
 def other_variant(path):
