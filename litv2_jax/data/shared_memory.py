@@ -26,21 +26,35 @@ def check_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> No
         rows_per_element: Rows that a worker hands over at a time.
         num_workers: Processes that load.
     """
-    if not num_workers or not _FOLDER.is_dir():
-        return
-    size = rows_per_element * sum(np.asarray(array).nbytes for array in row.values())
-    needed = (_PER_WORKER * num_workers + _IN_USE) * size
-    free = shutil.disk_usage(_FOLDER).free
-    if needed > free:
+    needed = _needed(row, rows_per_element, num_workers)
+    if needed > _free():
         raise ConfigError(
-            f"{_FOLDER} has {_megabytes(free)} free, but {num_workers} worker "
+            f"{_FOLDER} has {_megabytes(_free())} free, but {num_workers} worker "
             f"processes may keep {_megabytes(needed)} of batches there: make it larger "
             f"(docker run --shm-size={_gigabytes(needed)}g), or load in threads with "
             "--config.data.num_workers=0, or use fewer workers."
         )
 
 
-def _megabytes(size: int) -> str:
+def has_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> bool:
+    """Returns whether `check_shared_memory` would not raise; the same arguments."""
+    return _needed(row, rows_per_element, num_workers) <= _free()
+
+
+def _needed(row: Any, rows_per_element: int, num_workers: int) -> int:
+    """Returns the bytes that workers may keep in shared memory."""
+    if not num_workers:
+        return 0
+    size = rows_per_element * sum(np.asarray(array).nbytes for array in row.values())
+    return (_PER_WORKER * num_workers + _IN_USE) * size
+
+
+def _free() -> float:
+    """Returns the bytes that are free there; without bounds where it is no folder."""
+    return shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else float("inf")
+
+
+def _megabytes(size: float) -> str:
     return f"{size / 2**20:,.0f} MB"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import grain
 from absl import flags
 
+from litv2_jax.data.shared_memory import has_shared_memory
 from litv2_jax.data.sources.open_files import allow_many_open_files
 
 # As `num_workers`: as many as the cores and a quarter of the free memory allow.
@@ -35,7 +36,9 @@ def count_pieces(batch_size: int, num_workers: int) -> int:
 
 
 def choose_num_workers(rows: grain.MapDataset, batch_size: int) -> int:
-    """Returns Grain's choice for this machine, 0 (threads) where memory is short.
+    """Returns Grain's choice for this machine, or fewer where memory is short.
+
+    Shared memory counts as well, and 0 stands for threads.
 
     It loads a few rows to learn their size, and counts a whole batch for each worker.
 
@@ -52,7 +55,13 @@ def choose_num_workers(rows: grain.MapDataset, batch_size: int) -> int:
         samples_to_check=min(5, len(rows)),
     )
     options: Any = config.multiprocessing_options
-    return options.num_workers
+    return next(
+        workers
+        for workers in range(options.num_workers, -1, -1)
+        if has_shared_memory(
+            rows[0], batch_size // count_pieces(batch_size, workers), workers
+        )
+    )
 
 
 class StartWorkers(grain.IterDataset):

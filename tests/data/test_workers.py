@@ -10,7 +10,7 @@ import grain
 import numpy as np
 import pytest
 
-from litv2_jax.data import pipeline
+from litv2_jax.data import pipeline, shared_memory
 from litv2_jax.data.workers import count_pieces
 from tests.data.test_pipeline import Draw, Keep, Numbers, assert_same, train
 
@@ -77,10 +77,16 @@ def test_grain_chooses_the_number_of_workers_by_cores_and_memory(monkeypatch):
     )
     sizes = {"SC_AVPHYS_PAGES": 4096, "SC_PAGE_SIZE": 2**20}
     monkeypatch.setattr(os, "sysconf", sizes.get)
+    monkeypatch.setattr(shared_memory, "_free", lambda: 4 * 2**30)
     # A quarter of 4 GiB holds four batches of 256 images of a megabyte.
     assert pipeline.choose_num_workers(rows, 256) == 4
     assert pipeline.choose_num_workers(rows, 16) == 8
     assert pipeline.choose_num_workers(rows, 4096) == 0
+    # Eight workers keep 42 pieces of two images in shared memory; fewer keep larger ones.
+    monkeypatch.setattr(shared_memory, "_free", lambda: 84 * 2**20)
+    assert pipeline.choose_num_workers(rows, 16) == 8
+    monkeypatch.setattr(shared_memory, "_free", lambda: 64 * 2**20)
+    assert pipeline.choose_num_workers(rows, 16) == 0
 
 
 PROGRAM = """
