@@ -13,7 +13,13 @@ from tests.reference import Reference, fill, make_images, make_weights
 GOLDEN = Reference("backbone")
 
 
-@pytest.mark.parametrize("name", GOLDEN.cases)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name == "seg_s" else ())
+        for name in GOLDEN.cases
+    ],
+)
 def test_features_match_the_dense_backbones(name):
     """Odd sizes, and the norms that segmentation and detection put on the maps."""
     case = GOLDEN.cases[name]

@@ -25,9 +25,18 @@ from tests.reference import (
 TINY = Reference("litv2_tiny")
 LARGE = Reference("litv2_models")
 FACTS = read_json("model_facts.json")
-# Beside B at 384 pixels, with the same weights, alpha at both ends and in between, and
-# the other tiny model.
-LONG_CASES = {"b_224", "s_224_a0.2", "s_224_a0.4", "s_224_a0.7", ("a5_ws4", "eval")}
+# Beside S with alpha of 0.9, 0.5 and 0, one tiny model in training and the other as it
+# serves.
+LONG_CASES = {
+    "m_224",
+    "b_224",
+    "b_384",
+    "s_224_a0.2",
+    "s_224_a0.4",
+    "s_224_a0.7",
+    ("a9", "train"),
+    ("a5_ws4", "eval"),
+}
 
 
 def run_stages(model, images, rngs=None):

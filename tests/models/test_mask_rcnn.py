@@ -136,7 +136,9 @@ def compare_areas(reference, key, detections, image, size):
     assert (difference > 0).mean() < 0.05
 
 
-@pytest.mark.parametrize("is_rescaled", [False, True])
+@pytest.mark.parametrize(
+    "is_rescaled", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_detections_match_mmdetection(case, is_rescaled):
     """Order and labels, too, and masks in the picture."""

@@ -30,7 +30,7 @@ REFERENCES = {name: Reference(f"dense/semfpn_{name}") for name in SIZES}
 CASES = [
     ("tiny", (2, 96, 128)),
     ("tiny", (1, 90, 118)),
-    ("s", (1, 96, 128)),
+    pytest.param("s", (1, 96, 128), marks=pytest.mark.slow),
     pytest.param("tiny", (1, 512, 512), marks=pytest.mark.slow),
     pytest.param("s", (1, 512, 512), marks=pytest.mark.slow),
 ]
