@@ -123,3 +123,28 @@ def test_bfloat16_keeps_parameters_and_precision():
 def test_rejects_impossible_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
         HiLo(**{"dim": 12, "num_heads": 3, **arguments}, rngs=nnx.Rngs(0))
+
+
+def test_second_derivatives_are_taken_in_reverse():
+    layer = HiLo(16, 2, 2, alpha=0.5, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(layer)
+    # Of a new layer, outputs and their derivatives are near 0.
+    params = jax.tree.map(lambda x: 10 * x + 0.1, nnx.as_pure(params))
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 16))
+    vector = jax.tree.map(jnp.ones_like, params)
+
+    def loss(params):
+        return jnp.sum(nnx.merge(graphdef, params)(x) ** 3)
+
+    def slope(params, step=0.0):
+        moved = jax.tree.map(lambda value, one: value + step * one, params, vector)
+        grads = jax.grad(loss)(moved)
+        return sum(g.sum() for g in jax.tree.leaves(grads))
+
+    with pytest.raises(TypeError, match="forward-mode autodiff"):
+        jax.jvp(loss, (params,), (vector,))
+    product = jax.jit(jax.grad(slope))(params)
+    found = sum(leaf.sum() for leaf in jax.tree.leaves(product))
+    step = 1e-3
+    after, before = (jax.jit(slope)(params, sign * step) for sign in (1, -1))
+    np.testing.assert_allclose(found, (after - before) / (2 * step), rtol=1e-2)
