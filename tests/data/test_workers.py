@@ -82,7 +82,7 @@ def test_grain_chooses_the_number_of_workers_by_cores_and_memory(monkeypatch):
     assert pipeline.choose_num_workers(rows, 256) == 4
     assert pipeline.choose_num_workers(rows, 16) == 8
     assert pipeline.choose_num_workers(rows, 4096) == 0
-    # Eight workers keep 42 pieces of two images in shared memory; fewer keep larger ones.
+    # Eight workers keep 42 pieces of two images there; fewer keep larger ones.
     monkeypatch.setattr(shared_memory, "_free", lambda: 84 * 2**20)
     assert pipeline.choose_num_workers(rows, 16) == 8
     monkeypatch.setattr(shared_memory, "_free", lambda: 64 * 2**20)

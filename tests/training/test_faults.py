@@ -9,8 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 import pytest
 
 from tests.training.run_toy import HIDDEN, NUM_STEPS
@@ -62,8 +61,7 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
     trees = [
         read_weights(Toy(hidden=HIDDEN), path / last) for path in (workdir, undisturbed)
     ]
-    for ours, theirs in zip(*map(jax.tree.leaves, trees), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(*trees)
     for kind in ("train", "eval"):
         assert read_rows(workdir, kind) == read_rows(undisturbed, kind)
 

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,10 +88,7 @@ def restore(directory: Path, **options):
 
 
 def assert_same(state: TrainState, step: int) -> None:
-    for ours, theirs in zip(
-        jax.tree.leaves(state), jax.tree.leaves(state_of(step)), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(state, state_of(step))
 
 
 def test_any_flipped_bit_is_refused_or_harmless(copy, tmp_path, capfd):
@@ -220,8 +218,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tmp_path):
     fit(task, run, tmp_path, one, skip_damaged=True)
     assert list_steps(tmp_path / "checkpoints") == [4, 8]
     after = read_weights(task, checkpoint)
-    for ours, theirs in zip(*map(jax.tree.leaves, (after, before)), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    chex.assert_trees_all_equal(after, before)
 
 
 def test_all_who_read_weights_check_them(copy):
@@ -284,8 +281,7 @@ def test_checkpoints_of_the_first_format_are_read(tmp_path):
     task = Toy(hidden=4)
     weights, _ = read_weights(task, folder / "weights")
     expected, _ = split_state(task.build(nnx.Rngs(5)))
-    for ours, theirs in zip(*map(jax.tree.leaves, (weights, expected)), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    chex.assert_trees_all_close(weights, expected, rtol=1e-6)
 
     assert find_checkpoint(folder / "run").name == "8"
     assert read_description(find_checkpoint(folder / "run"))["model"] == {

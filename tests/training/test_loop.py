@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,12 +70,17 @@ def test_resuming_equals_never_stopping_bit_for_bit(tmp_path, step):
         # What was logged after the last checkpoint has been forgotten.
         whole, parts = (read_rows(tmp_path / n, kind) for n in ("whole", "parts"))
         assert whole == parts
-    for whole, parts in zip(
-        jax.tree.leaves(read_weights(task, tmp_path / "whole/checkpoints/12")),
-        jax.tree.leaves(read_weights(task, tmp_path / "parts/checkpoints/12")),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(whole, parts)
+    chex.assert_trees_all_equal(
+        read_weights(task, tmp_path / "whole/checkpoints/12"),
+        read_weights(task, tmp_path / "parts/checkpoints/12"),
+    )
+
+
+def test_a_run_traces_its_step_once(tmp_path):
+    task = Toy()
+    once = Wrapper(task, loss=chex.assert_max_traces(task.loss, n=1))
+    fit(once, toy_run(), tmp_path)
+    assert len(read_rows(tmp_path, "train")) == 12
 
 
 def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
@@ -257,8 +263,7 @@ def test_training_starts_from_given_weights(tmp_path):
 
     expected, _ = read_weights(Toy(), tmp_path / "first")
     actual, _ = read_weights(Toy(), tmp_path / "second")
-    for ours, theirs in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-9)
+    chex.assert_trees_all_close(actual, expected, atol=1e-9, rtol=0)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
