@@ -7,7 +7,7 @@ BIN := .venv/bin
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 comma := ,
 
-.PHONY: install demo demo-segmentation test test-all lint format clean
+.PHONY: install demo demo-segmentation test test-all test-newest lint format clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -35,6 +35,12 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
+# With the newest of everything, and NNX as it is to become; PYTHON=python3.13.
+test-newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip -e '.[dev]'
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false .venv-newest/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,4 +51,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-newest runs
