@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from litv2_jax.compiler import compiler_options
     from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
     from litv2_jax.convert.torch_file import read_torch_checkpoint
+    from litv2_jax.export import export
     from litv2_jax.inference import Predictor
     from litv2_jax.models.family import list_models
     from litv2_jax.models.flops import count_flops
@@ -25,6 +26,7 @@ __all__ = [
     "compiler_options",
     "count_flops",
     "create_model",
+    "export",
     "fuse_for_inference",
     "list_models",
     "load_torch_weights",
@@ -39,6 +41,7 @@ _MODULES = {
     "compiler_options": "compiler",
     "count_flops": "models",
     "create_model": "pretrained",
+    "export": "export",
     "fuse_for_inference": "models.fuse",
     "list_models": "models",
     "load_torch_weights": "convert.apply",

@@ -21,6 +21,7 @@ PAGES = [
     "README.md",
     "docs/benchmarks.md",
     "docs/conversion.md",
+    "docs/deployment.md",
     "docs/detection.md",
     "docs/parity.md",
     "docs/segmentation.md",
@@ -96,6 +97,16 @@ def test_options_of_the_converter_exist():
     source = (ROOT / "convert_torch_weights.py").read_text()
     page = (ROOT / "docs" / "conversion.md").read_text()
     options = set(re.findall(r"--[a-z][a-z-]+", page))
+    assert len(options) >= 8
+    for option in options:
+        assert f'"{option}"' in source, option
+
+
+def test_options_of_export_exist():
+    source = (ROOT / "litv2_jax" / "export.py").read_text()
+    options = set(
+        re.findall(r"`(--[a-z-]+)", (ROOT / "docs/deployment.md").read_text())
+    )
     assert len(options) >= 8
     for option in options:
         assert f'"{option}"' in source, option

@@ -184,7 +184,8 @@ def _check_images(images: jax.Array) -> None:
             f"Images of type {images.dtype} have not been normalised: subtract the "
             "mean and divide by the standard deviation of ImageNet in floating point."
         )
-    if min(images.shape[1:3]) < 29:
+    # One by one, because sides that are symbols, for export, cannot be compared.
+    if any(side < 29 for side in images.shape[1:3]):
         raise ValueError(
             f"Images of {images.shape[1]}x{images.shape[2]} pixels leave nothing for "
             "the last stage, which has stride 32: both sides must have 29 or more."

@@ -1,0 +1,158 @@
+"""Exports a model: python -m litv2_jax.export --weights RUN OUT.
+
+The folder OUT then runs without this package; see docs/deployment.md.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from flax import nnx
+
+from litv2_jax import pretrained
+from litv2_jax.class_names import display_names
+from litv2_jax.models.fuse import fuse_for_inference
+from litv2_jax.settings import ConfigError
+from litv2_jax.stablehlo import PLATFORMS, InputSpec, write_stablehlo
+
+_DYNAMIC = "dynamic"
+
+
+def export(
+    model: nnx.Module,
+    folder: str | PathLike,
+    *,
+    image_size: int | tuple[int, int] | None = 224,
+    batch_size: int | None = None,
+    input_type: str = "float32",
+    normalize: bool = False,
+    **options: Any,
+) -> Path:
+    """Writes a model as StableHLO.
+
+    Args:
+        model: From `create_model` or `fuse_for_inference`.
+        folder: To create.
+        image_size: Height and width in pixels, or both in one number; None for any
+            multiples of 32.
+        batch_size: Images of a batch; None for any number.
+        input_type: `float32` or `uint8`.
+        normalize: Whether the program normalizes pixels of 0 to 255; else it gets what
+            `litv2_jax.augment.normalize.normalize` returns.
+        **options: Those of `litv2_jax.stablehlo.write_stablehlo`, which says what the
+            folder holds: `weights_inside`, `platforms` and `description`.
+
+    Raises:
+        ConfigError: If an argument is impossible, see there; or flatbuffers is not
+            installed.
+    """
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    spec = InputSpec(image_size, batch_size, input_type, not normalize)
+    return write_stablehlo(model, folder, spec, **options)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports as the command line says; exits with status 1 and why if it cannot."""
+    options = _parse(arguments)
+    try:
+        folder = _run(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"litv2_jax.export: {error}")
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"Wrote {folder}, {size / 1e6:.2f} MB.")
+
+
+def _run(options: argparse.Namespace) -> Path:
+    description = pretrained.describe(options.weights)
+    if not description.get("are_heads_known", True):
+        raise ConfigError(
+            f"{options.weights} does not say how many heads its model has: convert the "
+            "PyTorch file with --num-heads and --alpha."
+        )
+    model = pretrained.create_model(
+        **description["model"],
+        rngs=nnx.Rngs(0),
+        dtype=options.dtype,
+        weights=options.weights,
+    )
+    image_size = options.image_size or [description["input"].get("image_size", 512)]
+    return export(
+        fuse_for_inference(model) if options.fuse else model,
+        options.output,
+        image_size=_read_size(image_size),
+        batch_size=None if options.batch_size == _DYNAMIC else options.batch_size,
+        input_type=options.input_type,
+        normalize=options.normalize,
+        weights_inside=options.weights_inside,
+        platforms=options.platforms,
+        description={
+            "model": description["model"],
+            "preprocessing": description["input"],
+            "class_names": display_names(description.get("class_names") or []),
+        },
+    )
+
+
+def _read_size(sides: Sequence[int | str]) -> tuple[int, int] | None:
+    """Returns height and width of `--image-size`, None for dynamic ones."""
+    if _DYNAMIC in sides:
+        return None
+    height, *rest = map(int, sides)
+    if len(rest) > 1:
+        raise ConfigError(
+            f"--image-size is {' '.join(map(str, sides))} but must be one or two "
+            "numbers, height and width, or 'dynamic'."
+        )
+    return (height, rest[0] if rest else height)
+
+
+def _number_or_dynamic(text: str) -> int | str:
+    return text if text == _DYNAMIC else int(text)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="litv2_jax.export", description=__doc__)
+    add = parser.add_argument
+    add("output", type=Path, help="folder to create")
+    add("--weights", type=Path, required=True, help="as for litv2_jax.predict")
+    add("--format", choices=["stablehlo"], default="stablehlo")
+    add(
+        "--image-size",
+        type=_number_or_dynamic,
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width, or 'dynamic' for multiples of 32; by default the size "
+        "that the model is evaluated with",
+    )
+    add(
+        "--batch-size",
+        type=_number_or_dynamic,
+        default=_DYNAMIC,
+        metavar="N",
+        help="images of a batch, any number by default",
+    )
+    add("--input-type", choices=["float32", "uint8"], default="float32")
+    add("--normalize", action="store_true", help="take pixels of 0 to 255")
+    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--fuse", action="store_true", help="fold norms, for faster inference")
+    add("--weights-inside", action="store_true", help="write one file")
+    add("--platforms", nargs="+", default=list(PLATFORMS), metavar="NAME")
+    return parser.parse_args(arguments)
+
+
+class _Module(ModuleType):
+    """Lets `litv2_jax.export` be the function, once this module is imported, too."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Path:
+        return export(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Module
+
+if __name__ == "__main__":
+    main()
