@@ -63,7 +63,7 @@ class InputSpec:
         """Returns [B, H, W, 3], with symbols for what is dynamic."""
         height, width = self.image_size or (f"{_MULTIPLE}*h", f"{_MULTIPLE}*w")
         batch = self.batch_size or "b"
-        return jax.export.symbolic_shape(f"{batch}, {height}, {width}, 3")
+        return tuple(jax.export.symbolic_shape(f"{batch}, {height}, {width}, 3"))
 
     def describe(self) -> dict[str, Any]:
         """Returns the same in JSON."""

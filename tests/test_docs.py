@@ -26,6 +26,7 @@ PAGES = [
     "docs/parity.md",
     "docs/segmentation.md",
     "docs/training.md",
+    "docs/visualization.md",
 ]
 
 

@@ -60,6 +60,15 @@ ALLOWED = {
         "text",
     },
     "predict": {"inference", "class_names", "pictures", "settings", "text"},
+    "visualize": {
+        "augment",
+        "data",
+        "inference",
+        "models",
+        "pretrained",
+        "settings",
+        "text",
+    },
     "stablehlo": {"augment", "models", "paths", "settings"},
     "export": {"class_names", "models", "pretrained", "settings", "stablehlo"},
     "__init__": {
