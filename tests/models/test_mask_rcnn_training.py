@@ -91,9 +91,7 @@ def compare_losses(reference, stem, losses, class_tolerance=2e-6):
         assert reference.difference(key, value) < tolerance * scale, key
 
 
-@pytest.mark.parametrize(
-    "group_size", [2, pytest.param(0, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("group_size", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_losses_match_mmdetection(group_size, monkeypatch):
     """With evenly spaced samples, for the batch of two that a GPU has."""
     reference = REFERENCES["tiny_ws2"]
