@@ -142,7 +142,7 @@ def create_product(arrays: Arrays, side: int, channels: int, features: int) -> C
 def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
     """Layer normalization."""
     dtype = arrays.dtype
-    options = {"epsilon": EPSILON, "dtype": dtype}
+    options: dict[str, Any] = {"epsilon": EPSILON, "dtype": dtype}
     norm = nnx.LayerNorm(channels, **options, use_fast_variance=False, rngs=nnx.Rngs(0))
     graphdef, _ = nnx.split(norm)
 
