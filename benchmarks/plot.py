@@ -85,8 +85,16 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], panel: Panel) -> None:
         y = [panel.adapt(values[side], side**2) for side in sides]
         width = 3.5 if name == "HiLo" else 1.6
         # Markers and dashes help where colors do not.
-        style = {"marker": MARKERS[i], "ls": "--" if "Window" in name else "-"}
-        axes.plot(sides, y, label=name, color=COLORS[-i - 1], lw=width, **style)
+        dashes = "--" if "Window" in name else "-"
+        axes.plot(
+            sides,
+            y,
+            label=name,
+            color=COLORS[-i - 1],
+            marker=MARKERS[i],
+            linestyle=dashes,
+            linewidth=width,
+        )
     axes.set_title(panel.title, fontsize=11)
     axes.set_xscale("log")
     axes.set_xticks(sides, [f"{side} x {side}" for side in sides])

@@ -70,7 +70,8 @@ class MSA(Attention):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Computes the layer."""
-        return self.out(attend(*self.project(x))).reshape(x.shape)
+        q, k, v = self.project(x)
+        return self.out(attend(q, k, v)).reshape(x.shape)
 
 
 class SRA(nnx.Module):
