@@ -5,33 +5,28 @@ python -m benchmarks data --images 1024 --workers 0 4 8 --output results/here.js
 """
 
 import argparse
+import importlib
 import sys
 
-from benchmarks import attention, h200, layers, profile, throughput
-from benchmarks import input as data
-
-# Name to module: its docstring helps, `add_arguments` declares, `run` measures.
-BENCHMARKS = {
-    "model": throughput,
-    "attention": attention,
-    "layers": layers,
-    "data": data,
-    "h200": h200,
-    "profile": profile,
-}
+# Each is a folder, whose `command.py` has three things: a docstring that helps,
+# `add_arguments` and `run`.
+NAMES = ("model", "attention", "layers", "data", "h200", "profile")
 
 
 def main(arguments: list[str]) -> None:
     """Runs the benchmark that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = parser.add_subparsers(dest="name", metavar="NAME", required=True)
-    for name, benchmark in BENCHMARKS.items():
+    commands = {
+        name: importlib.import_module(f"benchmarks.{name}.command") for name in NAMES
+    }
+    for name, benchmark in commands.items():
         summary = (benchmark.__doc__ or "").splitlines()[0]
         benchmark.add_arguments(names.add_parser(name, help=summary))
     options = parser.parse_args(arguments)
-    BENCHMARKS[options.name].run(options)
+    commands[options.name].run(options)
 
 
-# Worker processes import this file anew.
+# Worker processes of the loader import this file again.
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -43,8 +43,6 @@ class Kernel:
         flops: Of matrix products and convolutions.
         count: How often it is started.
         ops: The opcodes inside with their numbers; `grouped-convolution` is one.
-        source: Name that JAX gave the operation.
-        frames: Where it comes from, (file, line, function), innermost first.
     """
 
     name: str
@@ -55,8 +53,6 @@ class Kernel:
     flops: int
     count: int
     ops: dict[str, int]
-    source: str
-    frames: tuple[hlo_text.Frame, ...]
 
     @property
     def bytes_moved(self) -> int:
@@ -81,17 +77,8 @@ def add_up(kernels: Sequence[Kernel]) -> Totals:
     )
 
 
-def count_by_kind(kernels: Sequence[Kernel]) -> dict[str, int]:
-    """Returns how many kernels of each kind are started."""
-    counts: collections.Counter[str] = collections.Counter()
-    for kernel in kernels:
-        counts[kernel.kind] += kernel.count
-    return dict(counts)
-
-
 def list_kernels(text: str) -> list[Kernel]:
     """Returns the kernels of a program in the order of the text."""
-    locate = hlo_text.create_locator(text)
     return [
         Kernel(
             name=instruction.name,
@@ -105,8 +92,6 @@ def list_kernels(text: str) -> list[Kernel]:
             flops=_flops(instruction),
             count=count,
             ops=dict(_count_ops(instruction)),
-            source=instruction.find(r'op_name="([^"]*)"'),
-            frames=tuple(locate(instruction.find(r"stack_frame_id=(\d+)"))),
         )
         for instruction, count in walk(hlo_text.parse(text))
     ]

@@ -1,9 +1,8 @@
-"""Reads the text of a program that XLA compiled: instructions, sizes, sources."""
+"""Reads the text of a program that XLA compiled: instructions and sizes."""
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator
 
 _BYTES = {"pred": 1, "bf16": 2, "token": 0, "c64": 8, "c128": 16}
 _BYTES |= {"f8e4m3fn": 1, "f8e5m2": 1}
@@ -25,8 +24,6 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
-
-Frame = tuple[str, int, str]
 
 
 @dataclasses.dataclass(eq=False)
@@ -94,29 +91,6 @@ def _closing_parenthesis(text: str) -> int:
         if not depth:
             return i
     return len(text)
-
-
-def create_locator(text: str) -> Callable[[str], Iterator[Frame]]:
-    """Returns a function that yields the frames of the number of the innermost."""
-    files, functions, locations, frames = (
-        dict(
-            line.split(" ", 1)
-            for line in find(rf"(?m)^{name}\n((?:\d+ .*\n)*)", text).splitlines()
-        )
-        for name in ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
-    )
-
-    def locate(number: str) -> Iterator[Frame]:
-        while frame := frames.get(number):
-            location = locations[find(r"location_id=(\d+)", frame)]
-            file = files[find(r"file_name_id=(\d+)", location)]
-            function = functions[find(r"function_name_id=(\d+)", location)]
-            line = int(find(r" line=(\d+)", location))
-            yield file.strip('"'), line, function.strip('"')
-            # XLA prints the numbers of parents one too high, zero being none.
-            number = str(int(find(r"parent_frame_id=(\d+)", frame)) - 1)
-
-    return locate
 
 
 def get_shape(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The programs that are measured: the forward pass and the update of a recipe."""
+"""The programs that are measured: forward pass and training step of a recipe."""
 
 import dataclasses
 from typing import Any
@@ -38,8 +38,8 @@ class Case:
         variant: Name of the model.
         work: `forward`, the logits of a batch by the model as `fuse_for_inference`
             leaves it, and with Semantic FPN the class of each pixel; or `train`, one
-            update of the ImageNet recipe, from the normalised images and mixed labels
-            on.
+            training step of the ImageNet recipe, from the normalized images and mixed
+            labels on.
         batch_size: Number of images.
         image_size: Side of the images in pixels.
         dtype: Type of the computation.
@@ -128,8 +128,8 @@ def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
     return run, (nnx.as_pure(state), _draw_images(case))
 
 
-def create_update(case: Case) -> tuple[Any, tuple[Any, ...]]:
-    """Returns the jitted update `step(state, batch, key)`, and its arguments."""
+def create_step(case: Case) -> tuple[Any, tuple[Any, ...]]:
+    """Returns the jitted training step `step(state, batch, key)`, and its arguments."""
     run = create_run(case)
     target = np.full((case.batch_size, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
     batch = {"image": _draw_images(case), "target": jnp.asarray(target)}

@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from benchmarks.memory import PeakMemory, release_unused
-from benchmarks.programs import SEGMENTATION, Case, create_forward, create_update
+from benchmarks.programs import SEGMENTATION, Case, create_forward, create_step
 from benchmarks.results import Row
 from litv2_jax import compiler, count_flops, create_model
 
@@ -35,7 +35,7 @@ class PreparedWork:
             case: The case to measure.
             with_options: Whether XLA is given `litv2_jax.compiler_options()`.
         """
-        create = create_update if case.work == "train" else create_forward
+        create = create_step if case.work == "train" else create_forward
         with contextlib.nullcontext() if with_options else _no_compiler_options():
             function, arguments = create(case)
         shapes = jax.tree.map(
@@ -50,7 +50,7 @@ class PreparedWork:
         before = _read_bytes(device, "bytes_in_use")
         with PeakMemory() as memory:
             self._arguments = create(case)[1]
-            self._is_update = case.work == "train"
+            self._is_step = case.work == "train"
             self._call_often(WARM_UP)
             # What it took to make the arguments is not part of the work.
             release_unused()
@@ -75,8 +75,8 @@ class PreparedWork:
         result = None
         for _ in range(calls):
             result = self._compiled(*self._arguments)
-            if self._is_update:
-                # The update overwrites the state it is given.
+            if self._is_step:
+                # A training step overwrites the state it is given.
                 self._arguments = (result[0], *self._arguments[1:])
         jax.block_until_ready(result)
 

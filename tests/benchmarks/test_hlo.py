@@ -7,22 +7,6 @@ from benchmarks import hlo
 # As XLA prints it, cut down: two fusions, a loop of three turns, libraries.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
-FileNames
-1 "/home/me/litv2_jax/ops/depthwise.py"
-2 "/home/me/train.py"
-
-FunctionNames
-1 "depthwise"
-2 "<module>"
-
-FileLocations
-1 {file_name_id=2 function_name_id=2 line=7 end_line=7 column=1 end_column=9}
-2 {file_name_id=1 function_name_id=1 line=31 end_line=31 column=1 end_column=9}
-
-StackFrames
-1 {file_location_id=1 parent_frame_id=1}
-2 {file_location_id=2 parent_frame_id=2}
-
 %sum (a: f32[], b: f32[]) -> f32[] {
   %a = f32[] parameter(0)
   %b = f32[] parameter(1)
@@ -79,7 +63,7 @@ ENTRY %main (x: bf16[10,8], s: f32[8], n: s32[3], y: f32[10,8], r: f32[1,8]) -> 
   %r = f32[1,8]{1,0} parameter(4)
   %zero = s32[] constant(0)
   %read = (f32[4,8]{1,0}, /*index=1*/bf16[3,8]{1,0}) fusion(%x, %s, %n), kind=kLoop, \
-calls=%fused_read, metadata={op_name="jit(f)/mul" stack_frame_id=2}
+calls=%fused_read
   %rows = bf16[3,8]{1,0} get-tuple-element(%read), index=1
   %places = s32[3,1]{1,0} bitcast(%n)
   %add = f32[10,8]{1,0} fusion(%y, %places, %rows), kind=kInput, calls=%fused_add
@@ -108,7 +92,7 @@ def test_only_what_runs_is_a_kernel(kernels):
         "loop fusion",
         "__cublas$lt$matmul",
     ]
-    assert hlo.count_by_kind(list(kernels.values()))["loop fusion"] == 1 + 3
+    assert [kernel.count for kernel in kernels.values()] == [1, 1, 3, 1]
 
 
 def test_slices_and_gathers_read_what_comes_out(kernels):
@@ -145,16 +129,11 @@ def test_totals_are_the_sums(kernels):
     assert totals.bytes_moved == sum(x.bytes_moved for x in kernels.values())
 
 
-def test_a_kernel_says_what_is_in_it_and_where_it_is_from(kernels):
+def test_a_kernel_says_what_is_in_it(kernels):
     read = kernels["read"]
     expected = {"slice": 1, "convert": 1, "broadcast": 1, "multiply": 1, "gather": 1}
     assert read.ops == expected
     assert kernels["add"].ops == {"convert": 1, "scatter": 1}
-    assert read.source == "jit(f)/mul"
-    assert read.frames == (
-        ("/home/me/litv2_jax/ops/depthwise.py", 31, "depthwise"),
-        ("/home/me/train.py", 7, "<module>"),
-    )
 
 
 def test_an_operand_never_counts_more_than_whole():

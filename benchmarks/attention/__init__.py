@@ -1,0 +1,1 @@
+"""Attention layers, HiLo beside those it replaces."""

@@ -1,0 +1,1 @@
+"""The input pipeline and its stages."""

@@ -1,0 +1,1 @@
+"""Programs compiled for H200s on a machine that has none."""

@@ -1,0 +1,135 @@
+"""What XLA makes of LITv2 for an H200, compiled without one: kernels, bytes, scatters.
+
+Nothing runs, so the times are estimates, of a GPU that is always at its best. The least
+number of bytes is that of `minimum.py`; `benchmarks/hlo.py` says how bytes count.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import hlo, results
+from benchmarks.arguments import positive
+from benchmarks.h200 import scaling
+from benchmarks.h200.deviceless import find_h200s
+from benchmarks.h200.estimates import estimate_seconds
+from benchmarks.h200.minimum import minimum_bytes
+from benchmarks.h200.programs import Program, compile_model
+from benchmarks.programs import WORK
+from benchmarks.results import Row
+from configs import imagenet
+from litv2_jax.models.backbone import VARIANTS
+from litv2_jax.settings import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of the command."""
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=["litv2_s"],
+        choices=list(imagenet.DROP_PATH_RATE),
+        metavar="NAME",
+        help="models with a recipe for ImageNet",
+    )
+    parser.add_argument("--work", nargs="+", default=WORK, choices=WORK)
+    parser.add_argument("--batch-size", type=positive, default=256, help="images")
+    parser.add_argument("--image-size", type=positive, default=224, help="pixels")
+    parser.add_argument(
+        "--devices",
+        type=int,
+        nargs="+",
+        metavar="GPUS",
+        help="compile the steps of two recipes for so many, 128 and 2 images on each, "
+        "instead of the above",
+    )
+    parser.add_argument("--output", type=Path, help="JSON file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compiles, prints and writes."""
+    try:
+        for count in options.devices or [1]:
+            find_h200s(count)
+    except ConfigError as error:
+        sys.exit(str(error))
+    description: dict[str, Any] = results.describe_run(("jax", "jaxlib", "flax"))
+    description["target"] = "H200 (compiled without one)"
+    if options.devices:
+        rows = scaling.measure_steps(sorted(options.devices))
+    else:
+        sizes = options.batch_size, options.image_size
+        description["batch_size"], description["image_size"] = sizes
+        rows = [
+            row
+            for work in options.work
+            for name in options.variants
+            for row in measure_model(name, work, *sizes)
+        ]
+    name = "h200_devices" if options.devices else "h200"
+    output = options.output or results.ROOT / f"benchmarks/results/{name}.json"
+    results.write_json(rows, description, output)
+    results.print_report(rows, description)
+
+
+def measure_model(
+    name: str, work: str, batch_size: int, image_size: int, **sizes: Any
+) -> list[Row]:
+    """Returns the numbers of a whole model.
+
+    Args:
+        name: Of the model.
+        work: `forward` or `train`.
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+        **sizes: Of the model, where they are not the published ones.
+    """
+    program = compile_model(name, work, batch_size, image_size, **sizes)
+    totals = hlo.add_up(program.kernels)
+    config = dataclasses.replace(VARIANTS[name], **sizes)
+    least = minimum_bytes(config, image_size, batch_size, work)
+    seconds = estimate_seconds(program.kernels)
+    values = {
+        **describe_program(program),
+        "minimum GB": least / 1e9,
+        "moved / minimum": totals.bytes_moved / least,
+        "TFLOP": totals.flops / 1e12,
+        "temporary GiB": program.memory / 2**30,
+        "ms (estimate)": 1000 * seconds,
+        "images/s (estimate)": batch_size / seconds,
+        "s to compile": program.seconds,
+    }
+    return [Row(work, name, quantity, value) for quantity, value in values.items()]
+
+
+def describe_program(program: Program) -> dict[str, float]:
+    """Returns what is worth knowing of any program, by quantity."""
+    totals = hlo.add_up(program.kernels)
+    scatters = [kernel for kernel in program.kernels if "scatter" in kernel.ops]
+    widths = [width for x in scatters for width in measure_atomics(program, x)]
+    return {
+        "kernels": totals.kernels,
+        "GB moved": totals.bytes_moved / 1e9,
+        "scatters": sum(kernel.count for kernel in scatters),
+        "numbers per atomic": min(widths, default=0),
+        "compare-and-swap": sum(".cas." in text for text in program.ptx.values()),
+        "grouped convolutions": sum(
+            kernel.count
+            for kernel in program.kernels
+            if "grouped-convolution" in kernel.ops
+        ),
+    }
+
+
+def measure_atomics(program: Program, kernel: hlo.Kernel) -> list[int]:
+    """Returns how many numbers each atomic addition of a kernel adds at once.
+
+    There are none where the GPU compares and swaps instead.
+    """
+    text = program.ptx.get(re.sub(r"[.\-]", "_", kernel.name), "")
+    additions = re.findall(r"\b(?:atom|red)\.\S*\badd\S*", text)
+    widths = [re.search(r"\.v(\d)", addition) for addition in additions]
+    return [int(width[1]) if width else 1 for width in widths]

@@ -1,0 +1,78 @@
+"""The programs that `command.py` counts."""
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from benchmarks import hlo
+from benchmarks.h200 import deviceless
+from benchmarks.programs import NUM_CLASSES, Case, create_run
+from litv2_jax.training.step import create_graphdef
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What XLA made of a function.
+
+    Attributes:
+        kernels: What is started on the GPU.
+        ptx: Their instructions, by name with underscores for dots; libraries' lack.
+        memory: Bytes of temporaries.
+        seconds: Time that it took to compile.
+    """
+
+    kernels: list[hlo.Kernel]
+    ptx: dict[str, str]
+    memory: int
+    seconds: float
+
+
+def compile_model(
+    name: str, work: str, batch_size: int, image_size: int, **sizes: Any
+) -> Program:
+    """Compiles the forward pass or the whole training step of a recipe of ImageNet's.
+
+    Args:
+        name: Of the model.
+        work: `forward` or `train`.
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+        **sizes: Of the model, where they are not the published ones.
+    """
+    run = create_run(Case(name, work, batch_size, image_size, "bfloat16", sizes))
+    state = jax.eval_shape(lambda: run.create_state())
+    shape = (batch_size, image_size, image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    if work == "train":
+        target = jax.ShapeDtypeStruct((batch_size, NUM_CLASSES), jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        batch = {"image": images, "target": target}
+        return compile_program(run.create_step(None), state, batch, key)
+    graphdef = create_graphdef(run.task)
+
+    def forward(params: Any, stats: Any, images: jax.Array) -> jax.Array:
+        model: Any = nnx.merge(graphdef, params, stats)
+        return model(images)
+
+    return compile_program(forward, state.params, state.stats, images)
+
+
+def compile_program(function: Callable, *arguments: Any) -> Program:
+    """Compiles a function of abstract arrays."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        compiled = deviceless.compile_for_h200(
+            function, *arguments, dump_to=Path(folder)
+        )
+        seconds = time.perf_counter() - start
+        kernels = hlo.list_kernels(compiled.as_text() or "")
+        ptx = deviceless.read_ptx(Path(folder))
+    memory: Any = compiled.memory_analysis()
+    return Program(kernels, ptx, memory.temp_size_in_bytes, seconds)

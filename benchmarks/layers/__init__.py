@@ -1,0 +1,1 @@
+"""Parts of LITv2 by each of their implementations."""

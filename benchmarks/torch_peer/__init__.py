@@ -1,0 +1,1 @@
+"""LITv2 in PyTorch, in a process of its own."""
