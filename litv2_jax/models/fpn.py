@@ -36,15 +36,21 @@ class PyramidModel(nnx.Module):
     norms: nnx.List
 
     def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> list[jax.Array]:
         """Returns the normalized outputs of the stages, at strides 4, 8, 16 and 32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: Integers [B, 2], height and width of each image, if the canvas is
+                larger: see `Backbone`.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        maps = self.backbone(images, rngs)
+        maps = self.backbone(images, rngs, sizes)
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
