@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import Backbone
+from litv2_jax.models.backbone import Backbone, check_image_sizes
 from litv2_jax.models.linear import Conv
 from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.resize import resize_nearest
@@ -31,7 +31,11 @@ class PyramidModel(nnx.Module):
     Attributes:
         backbone: A `Backbone`.
         norms: Of its maps; identities where the original has none.
+        size_multiple: Images alone count with zeros up to sides that it divides, as the
+            original pads them.
     """
+
+    size_multiple = 1
 
     backbone: Backbone
     norms: nnx.List
@@ -51,6 +55,10 @@ class PyramidModel(nnx.Module):
                 larger: see `Backbone`.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
+        if sizes is not None:
+            sizes = check_image_sizes(sizes, images.shape)
+            images = zero_beyond(images, sizes)
+            sizes = -(-sizes // self.size_multiple) * self.size_multiple
         maps = self.backbone(images, rngs, sizes)
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
