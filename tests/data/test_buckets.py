@@ -78,8 +78,8 @@ def test_many_sizes_share_few_canvases_that_fit_tightly():
             assert all(np.array(bucket.label) >= size)
             needed += np.prod(find_bucket(image, size, 8).image)
             computed += np.prod(bucket.image)
-    # One canvas for all would compute 3.9 times the pixels.
-    assert computed < 1.4 * needed
+    # One canvas for all would compute 5.3 times the pixels.
+    assert computed < 1.1 * needed
 
 
 def test_only_the_beginning_of_annotations_is_read(pairs):

@@ -1,4 +1,4 @@
-"""Detections in a canvas, against those of each image padded as the original pads it."""
+"""Detections in a canvas, against those of each image alone, as it is padded."""
 
 import functools
 
