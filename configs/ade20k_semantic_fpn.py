@@ -59,7 +59,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.data.flip = 0.5
     config.data.distortion = 1.0
     config.data.zero_label = "ignored"
-    config.data.eval_multiple = 32  # Pixels; 1 pads none and compiles for each size.
+    config.data.eval_multiple = 32  # Pixels, of the canvases; no score depends on it.
     config.data.num_workers = 8
     config.data.max_unreadable = 10  # Images, before the run stops.
 

@@ -1,13 +1,14 @@
 """Plans batches of few shapes for images of many sizes.
 
-A program is compiled for each shape of a batch. Therefore images are padded to a canvas
-of rounded size, and each batch takes images of one canvas.
+A program is compiled for each shape of a batch. Therefore images are put on a few
+canvases, and each batch takes images of one canvas. Models are told the size of each
+image, so that their numbers do not depend on it.
 """
 
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
@@ -17,6 +18,8 @@ from tqdm import tqdm
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform, read_size
 from litv2_jax.data.unreadable import UnreadableImageError
 
+# Programs of an evaluation: more take longer to compile, fewer compute more padding.
+MAX_CANVASES = 8
 # Labels keep the size of the original image: coarse rounding limits their shapes.
 _LABEL_MULTIPLE = 256
 
@@ -67,8 +70,8 @@ def plan_eval_batches(
     Args:
         source: Records with `annotation`, the bytes of a file.
         transform: Says how large an image becomes.
-        multiple: Sides of a canvas are multiples of it, in pixels; 1 pads nothing, but
-            has a shape for each size.
+        multiple: Sides of a canvas are multiples of it, in pixels. More canvases than
+            `MAX_CANVASES` are merged; 1 merges none and has one for each size.
         batch_size: Rows of a batch, of all processes together.
     """
     records_of: dict[Bucket, list[int]] = defaultdict(list)
@@ -84,6 +87,8 @@ def plan_eval_batches(
         canvas = _round_up((_SMALLEST, _SMALLEST), multiple)
         smallest = min(records_of, default=Bucket(canvas, canvas))
         records_of[smallest] = sorted(records_of[smallest] + unreadable)
+    if multiple > 1:
+        records_of = _merge(records_of, MAX_CANVASES)
     buckets, rows = [], []
     for bucket in sorted(records_of, key=_area, reverse=True):
         records = records_of[bucket]
@@ -107,6 +112,41 @@ def find_bucket(
     if label_size[0] <= image[0] and label_size[1] <= image[1]:
         return Bucket(image, image)
     return Bucket(image, _round_up(label_size, max(multiple, _LABEL_MULTIPLE)))
+
+
+def _merge(
+    records_of: Mapping[Bucket, list[int]], most: int
+) -> dict[Bucket, list[int]]:
+    """Returns the records in fewer buckets: those that add the fewest pixels go first.
+
+    Args:
+        records_of: Records of each bucket, in order.
+        most: Buckets that may be left.
+    """
+    sides = np.array([[*b.image, *b.label] for b in records_of], np.int64).reshape(
+        -1, 4
+    )
+    records = list(records_of.values())
+    while len(records) > most:
+        counts = np.array([len(x) for x in records])
+        areas = _count_pixels(sides) * counts
+        merged = _count_pixels(np.maximum(sides[:, None], sides))
+        added = merged * (counts[:, None] + counts) - areas[:, None] - areas
+        np.fill_diagonal(added, np.iinfo(added.dtype).max)
+        kept, gone = sorted(map(int, np.unravel_index(added.argmin(), added.shape)))
+        sides[kept] = np.maximum(sides[kept], sides[gone])
+        sides = np.delete(sides, gone, axis=0)
+        records[kept] = sorted(records[kept] + records.pop(gone))
+    found: dict[Bucket, list[int]] = defaultdict(list)
+    for (height, width, *label), members in zip(sides.tolist(), records, strict=True):
+        bucket = Bucket((height, width), (label[0], label[1]))
+        found[bucket] = sorted(found[bucket] + members)
+    return found
+
+
+def _count_pixels(sides: np.ndarray) -> np.ndarray:
+    """[..., 4], height and width of images and of labels -> [...]."""
+    return sides[..., 0] * sides[..., 1] + sides[..., 2] * sides[..., 3]
 
 
 def _read_sizes(

@@ -11,9 +11,12 @@ from jax.typing import DTypeLike
 
 from litv2_jax.models.blocks import Block, PatchEmbedding
 from litv2_jax.models.merging import DeformableTokenMerging
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.settings import REMAT, Range
 
 NUM_STAGES = 4
+# Pixels of an image, of which the last stage has a position.
+MIN_SIDE = 29
 
 # Of channels or heads, in a recipe.
 Width = Annotated[int, Range(1, 4096)]
@@ -112,20 +115,31 @@ class Stage(nnx.Module):
             raise ValueError(f"remat={remat!r} is unknown; use {' or '.join(REMAT)}.")
         self.remat = remat or self.remat
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        sizes: jax.Array | None = None,
+    ) -> jax.Array:
         for block in self.blocks:
             # A key of its own, so that what is drawn does not depend on `remat`.
             key = None if rngs is None else rngs.dropout()
             if self.remat == "blocks":
-                x = jax.checkpoint(_run_block)(*nnx.split(block), x, key)
+                x = jax.checkpoint(_run_block)(*nnx.split(block), x, key, sizes)
             else:
-                x = block(x, _as_stream(key))
+                x = block(x, _as_stream(key), sizes)
         return x
 
 
-def _run_block(graphdef, state, x: jax.Array, key: jax.Array | None) -> jax.Array:
+def _run_block(
+    graphdef,
+    state,
+    x: jax.Array,
+    key: jax.Array | None,
+    sizes: jax.Array | None,
+) -> jax.Array:
     """Calls a block, as a pure function such as `jax.checkpoint` requires."""
-    return nnx.merge(graphdef, state)(x, _as_stream(key))
+    return nnx.merge(graphdef, state)(x, _as_stream(key), sizes)
 
 
 def _as_stream(key: jax.Array | None) -> nnx.Rngs | None:
@@ -163,17 +177,77 @@ class Backbone(nnx.Module):
         )
 
     def __call__(
-        self, images: jax.Array, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        sizes: jax.Array | None = None,
     ) -> list[jax.Array]:
+        """Returns the maps, of the whole canvas or of the image in each.
+
+        Args:
+            images: [B, H, W, 3], normalised.
+            rngs: Stream `dropout` chooses the paths that training drops.
+            sizes: Integers [B, 2], height and width of each image, which is in the
+                upper left corner. Its part of each map, `find_map_sizes(sizes)`, is
+                what the image alone would give; what is beyond has no meaning.
+
+        Raises:
+            ValueError: If there are no such images or sizes, or BatchNorm is to take
+                statistics of images with sizes.
+        """
         _check_images(images)
-        x = self.patch_embedding(images.astype(self.dtype))
+        if sizes is not None:
+            sizes = check_image_sizes(sizes, images.shape)
+        map_sizes = find_map_sizes(sizes)
+        images = zero_beyond(images.astype(self.dtype), sizes)
+        x = self.patch_embedding(images)
         maps = []
         for i, stage in enumerate(self.stages):
             if i:
-                x = self.merges[i - 1](x)
-            x = stage(x, rngs)
+                x = self.merges[i - 1](x, map_sizes[i - 1])
+            x = stage(x, rngs, map_sizes[i])
             maps.append(x)
         return maps
+
+
+def find_map_sizes(sizes: jax.Array | None) -> list[jax.Array | None]:
+    """Returns height and width [B, 2] of the image's part of the four maps.
+
+    Args:
+        sizes: [B, 2], height and width of each image. Sides below 29 pixels, which
+            leave nothing for the last map, count as 29. None gives four of its kind.
+    """
+    if sizes is None:
+        return [None] * NUM_STAGES
+    sizes = -(-jnp.maximum(sizes, MIN_SIDE) // 4)
+    return [sizes // 2**i for i in range(NUM_STAGES)]
+
+
+def check_image_sizes(sizes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Returns sizes of images as an array on the device.
+
+    Args:
+        sizes: [B, 2], height and width.
+        shape: Of the images, [B, H, W, 3].
+
+    Raises:
+        ValueError: If they are of another shape or type, or do not fit the canvas; the
+            latter is not known while a program is compiled.
+    """
+    given, sizes = sizes, jnp.asarray(sizes)
+    if sizes.shape != (shape[0], 2) or not jnp.issubdtype(sizes.dtype, jnp.integer):
+        raise ValueError(
+            f"Sizes are {sizes.dtype} of shape {list(sizes.shape)}, but must be "
+            f"integers of shape {[shape[0], 2]}: height and width of each image."
+        )
+    if not isinstance(given, jax.core.Tracer):
+        numbers = np.asarray(given)
+        if (numbers < 1).any() or (numbers > np.array([shape[1:3]])).any():
+            raise ValueError(
+                f"Sizes {numbers.tolist()} must be within 1 and the height and width "
+                f"of the canvas, {shape[1]}x{shape[2]}."
+            )
+    return sizes
 
 
 def _check_images(images: jax.Array) -> None:
@@ -185,10 +259,11 @@ def _check_images(images: jax.Array) -> None:
             "mean and divide by the standard deviation of ImageNet in floating point."
         )
     # One by one, because sides that are symbols, for export, cannot be compared.
-    if any(side < 29 for side in images.shape[1:3]):
+    if any(side < MIN_SIDE for side in images.shape[1:3]):
         raise ValueError(
             f"Images of {images.shape[1]}x{images.shape[2]} pixels leave nothing for "
-            "the last stage, which has stride 32: both sides must have 29 or more."
+            "the last stage, which has stride 32: both sides must have "
+            f"{MIN_SIDE} or more."
         )
 
 

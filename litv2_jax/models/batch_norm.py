@@ -141,6 +141,8 @@ class FoldedNorm(nnx.Module):
     Shapes: [B, H, W, C] -> the same.
     """
 
+    use_running_average = True
+
     def set_view(self, use_running_average: bool | None = None):
         """Refuses to train, for `nnx.view`.
 

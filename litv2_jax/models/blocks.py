@@ -12,6 +12,7 @@ from litv2_jax.models.hilo import HiLo
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Linear
 from litv2_jax.models.patch_conv import PatchConv
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 
 
@@ -53,6 +54,8 @@ class DepthwiseConvGelu(nnx.Module):
 class ConvMlp(nnx.Module):
     """Feed-forward layer whose depthwise convolution lets neighbours mix.
 
+    With sizes [B, 2], those within the image's part of each map.
+
     Shapes: [B, H, W, C] -> [B, H, W, C].
     """
 
@@ -67,8 +70,8 @@ class ConvMlp(nnx.Module):
         self.mix = DepthwiseConvGelu(hidden, rngs=rngs)
         self.project = linear(hidden, dim)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.project(self.mix(self.expand(x)))
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        return self.project(self.mix(zero_beyond(self.expand(x), sizes)))
 
 
 class DropPath(nnx.Module):
@@ -110,6 +113,9 @@ class DropPath(nnx.Module):
 class Block(nnx.Module):
     """Residual feed-forward layer, with residual HiLo attention before it if asked for.
 
+    With sizes [B, 2], height and width of the image's part of each map, that part is
+    computed as if it were alone, and what is beyond has no meaning.
+
     Shapes: [B, H, W, C] -> [B, H, W, C].
     """
 
@@ -136,7 +142,12 @@ class Block(nnx.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.has_attention = bool(window_size)
 
-    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        rngs: nnx.Rngs | None = None,
+        sizes: jax.Array | None = None,
+    ) -> jax.Array:
         if self.has_attention:
-            x = x + self.drop_path(self.attention(self.norm1(x)), rngs)
-        return x + self.drop_path(self.mlp(self.norm2(x)), rngs)
+            x = x + self.drop_path(self.attention(self.norm1(x), sizes), rngs)
+        return x + self.drop_path(self.mlp(self.norm2(x), sizes), rngs)

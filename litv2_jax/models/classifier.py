@@ -70,15 +70,21 @@ class Classifier(nnx.Module):
         return self.head(jnp.mean(x, axis=(1, 2)))
 
     def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> list[jax.Array]:
         """Returns the outputs of the four stages, at strides 4, 8, 16 and 32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: Integers [B, 2], height and width of each image, if the canvas is
+                larger: see `Backbone`.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        return self.backbone(images, rngs)
+        return self.backbone(images, rngs, sizes)
 
     def reorder_classes(self, order: Sequence[int]) -> None:
         """Makes class k the one that was class order[k]."""

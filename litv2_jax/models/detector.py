@@ -51,6 +51,17 @@ class AnchorConfig:
         levels = create_anchors(sizes, self.strides, self.scales)
         return [jnp.asarray(anchors) for anchors in levels]
 
+    def find_level_sizes(self, image_sizes: jax.Array | None) -> list[jax.Array | None]:
+        """Returns height and width [B, 2] of the image's part of each level.
+
+        Args:
+            image_sizes: Integers [B, 2]; of None, nothing for each level.
+        """
+        if image_sizes is None:
+            return [None for _ in self.strides]
+        own = round_up(image_sizes)
+        return [-(-own // stride) for stride in self.strides]
+
     def find_inside(
         self, sizes: Sequence[tuple[int, int]], image_sizes: jax.Array
     ) -> list[jax.Array]:

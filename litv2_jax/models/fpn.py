@@ -8,8 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import Backbone
+from litv2_jax.models.backbone import Backbone, check_image_sizes
 from litv2_jax.models.linear import Conv
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.resize import resize_nearest
 
 # What a coarser level than the backbone's is made of.
@@ -30,21 +31,35 @@ class PyramidModel(nnx.Module):
     Attributes:
         backbone: A `Backbone`.
         norms: Of its maps; identities where the original has none.
+        size_multiple: Images alone count with zeros up to sides that it divides, as the
+            original pads them.
     """
+
+    size_multiple = 1
 
     backbone: Backbone
     norms: nnx.List
 
     def features(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> list[jax.Array]:
         """Returns the normalized outputs of the stages, at strides 4, 8, 16 and 32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: Integers [B, 2], height and width of each image, if the canvas is
+                larger: see `Backbone`.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        maps = self.backbone(images, rngs)
+        if sizes is not None:
+            sizes = check_image_sizes(sizes, images.shape)
+            images = zero_beyond(images, sizes)
+            sizes = -(-sizes // self.size_multiple) * self.size_multiple
+        maps = self.backbone(images, rngs, sizes)
         return [norm(x) for norm, x in zip(self.norms, maps, strict=True)]
 
 
@@ -102,18 +117,35 @@ class Fpn(nnx.Module):
         # The extra ones come last, as in the original's list.
         self.outputs = nnx.List(outputs)
 
-    def __call__(self, maps: Sequence[jax.Array]) -> list[jax.Array]:
+    def __call__(
+        self,
+        maps: Sequence[jax.Array],
+        sizes: Sequence[jax.Array | None] | None = None,
+    ) -> list[jax.Array]:
+        """Returns the levels.
+
+        Args:
+            maps: [B, h, w, C], finest first.
+            sizes: Integers [B, 2] for each map, height and width of the image's part,
+                where the canvas is larger; beyond it, levels have no meaning.
+        """
+        sizes = sizes or [None for _ in maps]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         count = len(levels)
         for i in reversed(range(1, count)):
             height, width = levels[i - 1].shape[1:3]
-            levels[i - 1] += resize_nearest(levels[i], (height, width))
-        outputs = self.outputs[:count]
-        levels = [conv(x) for conv, x in zip(outputs, levels, strict=True)]
+            levels[i - 1] += resize_nearest(
+                levels[i], (height, width), sizes[i], sizes[i - 1]
+            )
+        levels = [
+            conv(zero_beyond(x, size))
+            for conv, x, size in zip(self.outputs[:count], levels, sizes, strict=True)
+        ]
         if self.extra == "convolved":
-            x = maps[-1]
+            x, size = maps[-1], sizes[-1]
             for conv in self.outputs[count:]:
-                x = conv(x)
+                x = conv(zero_beyond(x, size))
+                size = None if size is None else -(-size // 2)
                 levels.append(x)
         else:
             for _ in range(self.num_extra):

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models.initializers import linear_kernel
 from litv2_jax.models.linear import Linear
 from litv2_jax.ops.attention import attend, attend_in_windows
+from litv2_jax.ops.canvas import pack_inside, zero_beyond
 
 
 class HiLo(nnx.Module):
@@ -81,15 +82,23 @@ class HiLo(nnx.Module):
             self.low_kv = linear(dim, 2 * low, use_bias=qkv_bias)
             self.low_out = linear(low, low)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        """Attends within each map, or within the image's part of it.
+
+        Args:
+            x: [B, H, W, C].
+            sizes: Integers [B, 2], height and width of the image's part, where maps are
+                larger; what is beyond has no meaning in the result.
+        """
         height, width = x.shape[1:3]
         s = self.window_size
+        x = zero_beyond(x, sizes)
         x = jnp.pad(x, [(0, 0), (0, -height % s), (0, -width % s), (0, 0)])
         outputs = []
         if self.high_heads:
             outputs.append(self._attend_high(x))
         if self.low_heads:
-            outputs.append(self._attend_low(x))
+            outputs.append(self._attend_low(x, sizes))
         return jnp.concatenate(outputs, axis=-1)[:, :height, :width]
 
     def _attend_high(self, x: jax.Array) -> jax.Array:
@@ -102,13 +111,17 @@ class HiLo(nnx.Module):
         )
         return self.high_out(x)
 
-    def _attend_low(self, x: jax.Array) -> jax.Array:
+    def _attend_low(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
         """Attention to window averages: [B, H, W, C] -> [B, H, W, Lo-Fi channels]."""
         n, s = self.low_heads, self.window_size
         q = rearrange(self.low_q(x), "b h w (n d) -> b (h w) n d", n=n)
         pooled = reduce(x, "b (h s) (w t) c -> b h w c", "mean", s=s, t=s)
+        num_keys = None
+        if sizes is not None:
+            windows = -(-sizes // s)
+            pooled, num_keys = pack_inside(pooled, windows), windows.prod(axis=1)
         k, v = rearrange(
             self.low_kv(pooled), "b h w (k n d) -> k b (h w) n d", k=2, n=n
         )
-        y = attend(q, k, v, self.scale)
+        y = attend(q, k, v, self.scale, num_keys)
         return self.low_out(rearrange(y, "b (h w) n d -> b h w (n d)", h=x.shape[1]))

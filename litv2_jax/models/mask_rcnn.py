@@ -13,6 +13,7 @@ from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig, Width
 from litv2_jax.models.detector import (
     DETECTOR_BACKBONES,
+    MULTIPLE,
     check_canvas,
     check_sizes,
     create_norms,
@@ -78,6 +79,8 @@ class MaskRcnn(PyramidModel):
     `nnx.view(model, deterministic=False, use_running_average=False)`.
     """
 
+    size_multiple = MULTIPLE
+
     def __init__(
         self,
         config: MaskRcnnConfig,
@@ -111,15 +114,21 @@ class MaskRcnn(PyramidModel):
         )
 
     def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> list[jax.Array]:
         """Returns the five levels of the pyramid, which all heads read.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: As for `RetinaNet`.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        return self.fpn(self.features(images, rngs=rngs))
+        maps = self.features(images, sizes, rngs=rngs)
+        return self.fpn(maps, ANCHORS.find_level_sizes(sizes)[: len(maps)])
 
     def predict_boxes(
         self, levels: Sequence[jax.Array], boxes: jax.Array, sizes: jax.Array
@@ -154,11 +163,11 @@ class MaskRcnn(PyramidModel):
         num_proposals: int = 1000,
         rule: str = "2.11",
     ) -> Detections:
-        """Returns the boxes found in each image, with their masks.
+        """Returns the boxes found in each image, as `RetinaNet`, with their masks.
 
         Args:
-            images: [B, H, W, 3], normalised, and zero below and right of each image; H
-                and W are multiples of 32.
+            images: [B, H, W, 3], normalised, each in the upper left corner; H and W are
+                multiples of 32.
             sizes: Integers [B, 2], height and width of each image.
             original_sizes: [B, 2], height and width of the picture that it was resized
                 from, in whose pixels boxes are returned.
@@ -171,8 +180,9 @@ class MaskRcnn(PyramidModel):
         """
         check_rule(rule)
         check_canvas(images)
-        levels = self(images)
-        outputs = self.rpn.score_anchors(levels, sizes)
+        levels = self(images, sizes)
+        level_sizes = ANCHORS.find_level_sizes(sizes)
+        outputs = self.rpn.score_anchors(levels, sizes, level_sizes)
         proposals = propose(outputs, sizes, num_proposals=num_proposals, rule=rule)
         logits, deltas = self.predict_boxes(levels, proposals.boxes, sizes)
         factors = find_factors(sizes, original_sizes)
@@ -208,7 +218,7 @@ class MaskRcnn(PyramidModel):
         `mask_loss` are scalars.
 
         Args:
-            images: As in `detect`.
+            images: As in `detect`, but zero beyond each; all of the canvas is seen.
             sizes: Likewise.
             truth: Boxes and classes of B images.
             masks: Their masks.
@@ -273,8 +283,7 @@ def _crop(
 
 def _take_class(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """[B, N, 28, 28, K] -> [B, N, 28, 28], those of the labels [B, N]."""
-    index = labels[..., None, None, None]
-    return jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+    return jnp.take_along_axis(logits, labels[..., None, None, None], axis=-1)[..., 0]
 
 
 def _create_keys(rngs: nnx.Rngs | None, count: int) -> list[jax.Array | None]:

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.patch_conv import PatchConv
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.deform_conv import deform_conv
 from litv2_jax.ops.gelu import gelu
 from litv2_jax.ops.linear import add_bias
@@ -45,6 +46,22 @@ class DeformableTokenMerging(nnx.Module):
         self.bias = nnx.Param(init(rngs.params(), (out_dim,)))
         self.norm: BatchNorm | FoldedNorm = BatchNorm(out_dim, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        """Merges each map, or the image's part of it, which becomes sizes // 2.
+
+        Args:
+            x: [B, H, W, C].
+            sizes: Integers [B, 2], height and width of the image's part.
+
+        Raises:
+            ValueError: If there are sizes and BatchNorm takes statistics of the batch.
+        """
+        if sizes is not None and not self.norm.use_running_average:
+            raise ValueError(
+                "BatchNorm would take statistics of what is beyond the images, too: "
+                "call the model without sizes to train it, or freeze its BatchNorm by "
+                "nnx.view(model, use_running_average=True)."
+            )
+        x = zero_beyond(x, sizes)
         y = deform_conv(x, self.offset(x), self.kernel[...])
         return gelu(self.norm(add_bias(y, self.bias[...])))

@@ -15,6 +15,7 @@ from litv2_jax.models import initializers
 from litv2_jax.models.backbone import Backbone, BackboneConfig, Width
 from litv2_jax.models.detector import (
     DETECTOR_BACKBONES,
+    MULTIPLE,
     AnchorConfig,
     check_canvas,
     check_sizes,
@@ -26,6 +27,7 @@ from litv2_jax.models.detector import (
 from litv2_jax.models.fpn import Fpn, PyramidModel
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.dense_losses import AnchorScores, compute_retinanet_losses
 from litv2_jax.ops.detections import (
     Detections,
@@ -46,6 +48,8 @@ _PRIOR = 0.01
 
 class RetinaHead(nnx.Module):
     """Classes and boxes of each anchor, with the same layers for all levels.
+
+    With sizes [B, 2], of the image's part of each map.
 
     Shapes: [B, H, W, C] -> logits [B, H, W, A * K] and deltas [B, H, W, A * 4], both
     float32.
@@ -77,11 +81,13 @@ class RetinaHead(nnx.Module):
         self.classify = conv(last_dim, count * num_classes, bias_init=bias, dtype=exact)
         self.regress = conv(last_dim, count * 4, dtype=exact)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        classes = boxes = x
+    def __call__(
+        self, x: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        classes = boxes = zero_beyond(x, sizes)
         for class_conv, box_conv in zip(self.class_convs, self.box_convs, strict=True):
-            classes = jax.nn.relu(class_conv(classes))
-            boxes = jax.nn.relu(box_conv(boxes))
+            classes = zero_beyond(jax.nn.relu(class_conv(classes)), sizes)
+            boxes = zero_beyond(jax.nn.relu(box_conv(boxes)), sizes)
         return self.classify(classes), self.regress(boxes)
 
     def reorder_classes(self, order: Sequence[int]) -> None:
@@ -123,6 +129,8 @@ class RetinaNet(PyramidModel):
     `nnx.view(model, deterministic=False, use_running_average=False)`.
     """
 
+    size_multiple = MULTIPLE
+
     def __init__(
         self,
         config: RetinaNetConfig,
@@ -153,16 +161,24 @@ class RetinaNet(PyramidModel):
         )
 
     def __call__(
-        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Returns logits [B, h, w, A * K] and deltas [B, h, w, A * 4] of each level.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: Integers [B, 2], height and width of each image, if the canvas is
+                larger than these rounded up to 32, as which the image alone counts.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        levels = self.fpn(self.features(images, rngs=rngs)[1:])
-        logits, deltas = zip(*(self.head(x) for x in levels), strict=True)
+        maps = self.features(images, sizes, rngs=rngs)[1:]
+        level_sizes = ANCHORS.find_level_sizes(sizes)
+        levels = self.fpn(maps, level_sizes[: len(maps)])
+        logits, deltas = zip(*map(self.head, levels, level_sizes), strict=True)
         return list(logits), list(deltas)
 
     def detect(
@@ -175,9 +191,12 @@ class RetinaNet(PyramidModel):
     ) -> Detections:
         """Returns the boxes found in each image.
 
+        They are those of each image alone, padded with zeros until 32 divides its sides
+        as the original pads it, in whatever canvas and batch it is.
+
         Args:
-            images: [B, H, W, 3], normalised, and zero below and right of each image; H
-                and W are multiples of 32.
+            images: [B, H, W, 3], normalised, each in the upper left corner; H and W are
+                multiples of 32.
             sizes: Integers [B, 2], height and width of each image.
             original_sizes: [B, 2], height and width of the picture that it was resized
                 from, in whose pixels boxes are returned.
@@ -189,7 +208,7 @@ class RetinaNet(PyramidModel):
         """
         check_rule(rule)
         check_canvas(images)
-        scored = self._score_anchors(images, sizes)
+        scored = self._score_anchors(self(images, sizes), sizes)
         factors = find_factors(sizes, original_sizes)
 
         def detect(logits, deltas, is_inside, size, factor, anchors) -> Detections:
@@ -215,7 +234,8 @@ class RetinaNet(PyramidModel):
         """Returns `class_loss` and `box_loss`, float32 [levels], to be added up.
 
         Args:
-            images: As in `detect`.
+            images: As in `detect`, but zero beyond each: all of the canvas is seen, as
+                of the original's padded batches.
             sizes: Likewise.
             truth: Boxes and classes of B images.
             rngs: As in `__call__`.
@@ -226,7 +246,7 @@ class RetinaNet(PyramidModel):
             ValueError: If the images are not padded, or are no whole groups.
         """
         check_canvas(images)
-        scored = self._score_anchors(images, sizes, rngs)
+        scored = self._score_anchors(self(images, rngs=rngs), sizes)
         return compute_retinanet_losses(scored, truth, loss_group_size)
 
     def reorder_classes(self, order: Sequence[int]) -> None:
@@ -234,9 +254,9 @@ class RetinaNet(PyramidModel):
         self.head.reorder_classes(order)
 
     def _score_anchors(
-        self, images: jax.Array, sizes: jax.Array, rngs: nnx.Rngs | None = None
+        self, outputs: tuple[list[jax.Array], list[jax.Array]], sizes: jax.Array
     ) -> AnchorScores:
-        logits, deltas = self(images, rngs=rngs)
+        logits, deltas = outputs
         level_sizes = map_sizes(logits)
         return AnchorScores(
             [flatten_map(x, self.num_classes) for x in logits],

@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from litv2_jax.models import initializers
 from litv2_jax.models.detector import AnchorConfig, flatten_map, map_sizes
 from litv2_jax.models.linear import Conv
+from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.dense_losses import AnchorScores
 from litv2_jax.ops.detections import ScoredBoxes, find_proposals
 from litv2_jax.ops.per_image import map_images
@@ -22,6 +23,8 @@ _NUM_PER_LEVEL = {False: 1000, True: 2000}
 
 class RpnHead(nnx.Module):
     """Whether each anchor has an object, and its box.
+
+    With sizes [B, 2], of the image's part of each map.
 
     Shapes: [B, H, W, C] -> logits [B, H, W, A] and deltas [B, H, W, A * 4], float32.
     """
@@ -42,26 +45,34 @@ class RpnHead(nnx.Module):
         self.classify = conv(dim, count, 1, dtype=exact)
         self.regress = conv(dim, 4 * count, 1, dtype=exact)
 
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = jax.nn.relu(self.conv(x))
+    def __call__(
+        self, x: jax.Array, sizes: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        x = jax.nn.relu(self.conv(zero_beyond(x, sizes)))
         return self.classify(x), self.regress(x)
 
     def score_anchors(
-        self, levels: Sequence[jax.Array], sizes: jax.Array
+        self,
+        levels: Sequence[jax.Array],
+        sizes: jax.Array,
+        level_sizes: Sequence[jax.Array | None] | None = None,
     ) -> AnchorScores:
         """Returns what it predicts for each anchor.
 
         Args:
             levels: [B, H, W, C], of the pyramid.
             sizes: Integers [B, 2], height and width of each image.
+            level_sizes: Integers [B, 2] for each level, height and width of the image's
+                part, which alone is seen; None lets it see all of the canvas.
         """
-        logits, deltas = zip(*(self(x) for x in levels), strict=True)
-        level_sizes = map_sizes(levels)
+        level_sizes = level_sizes or [None for _ in levels]
+        logits, deltas = zip(*map(self, levels, level_sizes), strict=True)
+        canvas_sizes = map_sizes(levels)
         return AnchorScores(
             [flatten_map(x, 1)[..., 0] for x in logits],
             [flatten_map(x, 4) for x in deltas],
-            ANCHORS.create(level_sizes),
-            ANCHORS.find_inside(level_sizes, sizes),
+            ANCHORS.create(canvas_sizes),
+            ANCHORS.find_inside(canvas_sizes, sizes),
         )
 
 

@@ -10,17 +10,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import Backbone, BackboneConfig, Rate, Width
+from litv2_jax.models.backbone import (
+    MIN_SIDE,
+    Backbone,
+    BackboneConfig,
+    Rate,
+    Width,
+    find_map_sizes,
+)
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn, PyramidModel
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs
-from litv2_jax.ops.resize import (
-    resample_argmax,
-    resample_bilinear,
-    resize_bilinear,
-)
+from litv2_jax.ops.canvas import zero_beyond
+from litv2_jax.ops.resize import resample_argmax, resample_bilinear, resize_bilinear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +55,8 @@ class SemanticFpnConfig:
 class ConvNormRelu(nnx.Module):
     """3x3 convolution without bias, BatchNorm over all devices, ReLU.
 
+    With sizes [B, 2], of the image's part of each map.
+
     Shapes: [B, H, W, C] -> [B, H, W, D].
     """
 
@@ -68,22 +74,27 @@ class ConvNormRelu(nnx.Module):
             out_dim, statistics="batch", dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return jax.nn.relu(self.norm(self.conv(x)))
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        return jax.nn.relu(self.norm(self.conv(zero_beyond(x, sizes))))
 
 
 class Upsample(nnx.Module):
     """Doubles height and width, bilinearly.
 
+    With sizes [B, 2], of the image's part of each map, at whose edge it ends.
+
     Shapes: [B, H, W, C] -> [B, 2 H, 2 W, C].
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
+        doubled = (2 * x.shape[1], 2 * x.shape[2])
+        return resize_bilinear(x, doubled, sizes, _scale(sizes, 2))
 
 
 class Branch(nnx.Module):
     """Brings one level of the pyramid to stride 4, about.
+
+    With sizes [B, 2], of the image's part of each map.
 
     Shapes: [B, h, w, C] -> [B, h 2^i, w 2^i, D] for level i.
     """
@@ -92,16 +103,22 @@ class Branch(nnx.Module):
         self, level: int, dim: int, out_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ):
         conv = functools.partial(ConvNormRelu, dtype=dtype, rngs=rngs)
-        layers: list[nnx.Module] = [conv(dim, out_dim)]
+        layers: list[ConvNormRelu | Upsample] = [conv(dim, out_dim)]
         for i in range(level):
             layers += [conv(out_dim, out_dim)] if i else []
             layers += [Upsample()]
         self.layers = nnx.List(layers)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, sizes: jax.Array | None = None) -> jax.Array:
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, sizes)
+            if isinstance(layer, Upsample):
+                sizes = _scale(sizes, 2)
         return x
+
+
+def _scale(sizes: jax.Array | None, factor: int) -> jax.Array | None:
+    return None if sizes is None else factor * sizes
 
 
 class SemanticFpnHead(nnx.Module):
@@ -138,12 +155,25 @@ class SemanticFpnHead(nnx.Module):
         )
 
     def __call__(
-        self, maps: Sequence[jax.Array], rngs: nnx.Rngs | None = None
+        self,
+        maps: Sequence[jax.Array],
+        rngs: nnx.Rngs | None = None,
+        sizes: Sequence[jax.Array | None] | None = None,
     ) -> jax.Array:
+        """Returns the logits.
+
+        Args:
+            maps: From `Fpn`.
+            rngs: Stream `dropout` chooses the channels that training drops.
+            sizes: As for `Fpn`.
+        """
+        sizes = sizes or [None for _ in maps]
         height, width = maps[0].shape[1:3]
-        x = self.branches[0](maps[0])
-        for branch, level in zip(self.branches[1:], maps[1:], strict=True):
-            x += resize_bilinear(branch(level), (height, width))
+        x = self.branches[0](maps[0], sizes[0])
+        for i in range(1, len(maps)):
+            y = self.branches[i](maps[i], sizes[i])
+            part = _scale(sizes[i], 2**i)
+            x += resize_bilinear(y, (height, width), part, sizes[0])
         if not self.dropout.deterministic:
             x = self.dropout(x, rngs=rngs)
         return self.classify(x)
@@ -181,15 +211,24 @@ class SemanticFpn(PyramidModel):
             rngs=rngs,
         )
 
-    def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
+    def __call__(
+        self,
+        images: jax.Array,
+        sizes: jax.Array | None = None,
+        *,
+        rngs: nnx.Rngs | None = None,
+    ) -> jax.Array:
         """Returns logits [B, ceil(H / 4), ceil(W / 4), K], float32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            sizes: Integers [B, 2], height and width of each image, if the canvas is
+                larger. Its upper left ceil(h / 4) x ceil(w / 4) logits are then what
+                the image alone would give; what is beyond has no meaning.
             rngs: Stream `dropout` chooses the paths and channels that training drops.
         """
-        maps = self.fpn(self.features(images, rngs=rngs))
-        return self.head(maps, rngs)
+        maps, map_sizes = self.features(images, sizes, rngs=rngs), find_map_sizes(sizes)
+        return self.head(self.fpn(maps, map_sizes), rngs, map_sizes)
 
     def segment(
         self,
@@ -201,17 +240,20 @@ class SemanticFpn(PyramidModel):
         """Returns logits at the original image sizes, in mmsegmentation's two steps.
 
         They are resized to the size of the model's input, then to the original one.
+        Whatever the canvas of the images and whatever else is in the batch, they are
+        what the model gives for each image alone.
 
         Args:
-            images: [B, H, W, 3], normalised, and zero below and right of each image.
-            sizes: [B, 2], height and width of each image.
+            images: [B, H, W, 3], normalised, each in the upper left corner.
+            sizes: Integers [B, 2], height and width of each image.
             new_sizes: [B, 2], height and width that each image had originally.
             canvas: Height and width of the result, which hold the largest one.
 
         Returns:
             [B, *canvas, K]; what lies beyond an image has no meaning.
         """
-        return resample_bilinear(self._resize(images), sizes, new_sizes, canvas)
+        logits = self._resize(images, sizes)
+        return resample_bilinear(logits, sizes, new_sizes, canvas)
 
     def predict(
         self,
@@ -233,13 +275,15 @@ class SemanticFpn(PyramidModel):
         Returns:
             [B, *canvas] int32; what lies beyond an image is not valid.
         """
-        return resample_argmax(self._resize(images), sizes, new_sizes, canvas)
+        logits = self._resize(images, sizes)
+        return resample_argmax(logits, sizes, new_sizes, canvas)
 
     def reorder_classes(self, order: Sequence[int]) -> None:
         """Makes class k the one that was class order[k]."""
         self.head.reorder_classes(order)
 
-    def _resize(self, images: jax.Array) -> jax.Array:
+    def _resize(self, images: jax.Array, sizes: jax.Array) -> jax.Array:
         """Returns logits at the size of the images."""
         height, width = images.shape[1:3]
-        return resize_bilinear(self(images), (height, width))
+        part, new_part = find_map_sizes(sizes)[0], jnp.maximum(sizes, MIN_SIDE)
+        return resize_bilinear(self(images, sizes), (height, width), part, new_part)

@@ -81,60 +81,91 @@ _WINDOW_ATTENTION = Operation(
 )
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    """Lets every query attend to all keys.
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    num_keys: jax.Array | None = None,
+) -> jax.Array:
+    """Lets every query attend to all keys, or to the first of each image.
 
     Args:
         q: [B, N, heads, D].
         k: [B, M, heads, D].
         v: [B, M, heads, D].
         scale: Factor of the logits.
+        num_keys: int32 [B], how many of the keys there are for each image, 1 or more;
+            None takes all.
 
     Returns:
         [B, N, heads, D] in the type of `q`; logits and softmax are float32 at least.
     """
-    return _ATTENTION(q, k, v, scale=scale)
+    return _ATTENTION(q, k, v, num_keys, scale=scale)
 
 
 def _attend_plain(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None = None,
+    *,
+    scale: float,
 ) -> jax.Array:
     """`jax.nn.dot_product_attention`."""
-    return jax.nn.dot_product_attention(q, k, v, scale=scale)
+    return jax.nn.dot_product_attention(
+        q, k, v, scale=scale, key_value_seq_lengths=num_keys
+    )
 
 
 def _attend_padded(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None = None,
+    *,
+    scale: float,
 ) -> jax.Array:
     """With a derivative of its own, and numbers of rows that tensor cores take."""
-    return _attend_padded_at(q, k, v, scale)
+    return _attend_padded_at(q, k, v, num_keys, scale)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend_padded_at(
-    q: jax.Array, k: jax.Array, v: jax.Array, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None,
+    scale: float,
 ) -> jax.Array:
-    return _attend_forward(q, k, v, scale)[0]
+    return _attend_forward(q, k, v, num_keys, scale)[0]
 
 
-def _attend_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float):
+def _attend_forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None,
+    scale: float,
+):
     # Tensor cores need multiples of 8: padding q, k and v, which are small, saves XLA
     # from padding the weights, which are large, for each product.
-    num_queries, num_keys = q.shape[1], k.shape[1]
+    num_queries, most_keys = q.shape[1], k.shape[1]
     q, k, v = (_pad_to_multiple(x, 8) for x in (q, k, v))
     exact = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bnhd,bmhd->bhnm", q, k, preferred_element_type=exact)
     logits = logits * scale
-    is_key = jnp.arange(k.shape[1])[None, None, None] < num_keys
+    limit = most_keys if num_keys is None else num_keys[:, None, None, None]
+    is_key = jnp.arange(k.shape[1])[None, None, None] < limit
     logits = jnp.where(is_key, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     weights = jax.lax.optimization_barrier(weights)
     y = jnp.einsum("bhnm,bmhd->bnhd", weights, v)
-    return y[:, :num_queries], (q, k, v, weights, num_queries, num_keys)
+    return y[:, :num_queries], (q, k, v, weights, num_queries, most_keys)
 
 
 def _attend_backward(scale: float, residuals, grad: jax.Array):
-    q, k, v, weights, num_queries, num_keys = residuals
+    q, k, v, weights, num_queries, most_keys = residuals
     grad = _pad_to_multiple(grad, 8)
     grad_v = jnp.einsum("bhnm,bnhd->bmhd", weights, grad)
     grad_weights = jnp.einsum("bnhd,bmhd->bhnm", grad, v)
@@ -144,33 +175,49 @@ def _attend_backward(scale: float, residuals, grad: jax.Array):
     grad_logits = (scale * (product - weights.astype(exact) * along)).astype(q.dtype)
     grad_q = jnp.einsum("bhnm,bmhd->bnhd", grad_logits, k)
     grad_k = jnp.einsum("bhnm,bnhd->bmhd", grad_logits, q)
-    return grad_q[:, :num_queries], grad_k[:, :num_keys], grad_v[:, :num_keys]
+    grad_k, grad_v = grad_k[:, :most_keys], grad_v[:, :most_keys]
+    return grad_q[:, :num_queries], grad_k, grad_v, None
 
 
 _attend_padded_at.defvjp(_attend_forward, _attend_backward)
 
 
 def _attend_cudnn(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None = None,
+    *,
+    scale: float,
 ) -> jax.Array:
     """By cuDNN, which keeps the weights on the chip; padded for types it lacks."""
     dim = q.shape[-1]
     is_rounded = q.dtype in (jnp.bfloat16, jnp.float16)
     if is_rounded and dim % 8 == 0 and dim <= 128:
-        return attend_even_lengths(q, k, v, scale=scale, implementation="cudnn")
-    return _attend_padded(q, k, v, scale=scale)
+        return attend_even_lengths(
+            q, k, v, num_keys, scale=scale, implementation="cudnn"
+        )
+    return _attend_padded(q, k, v, num_keys, scale=scale)
 
 
-def _attend_gpu(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float) -> jax.Array:
+def _attend_gpu(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    num_keys: jax.Array | None = None,
+    *,
+    scale: float,
+) -> jax.Array:
     """By cuDNN where this machine's GPUs have it."""
     attend = _attend_cudnn if has_cudnn_attention() else _attend_padded
-    return attend(q, k, v, scale=scale)
+    return attend(q, k, v, num_keys, scale=scale)
 
 
 def attend_even_lengths(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    num_keys: jax.Array | None = None,
     *,
     scale: float,
     implementation: Literal["cudnn", "xla"],
@@ -181,22 +228,28 @@ def attend_even_lengths(
         q: [B, N, heads, D].
         k: [B, M, heads, D].
         v: [B, M, heads, D].
+        num_keys: As in `attend`.
         scale: Factor of the logits.
         implementation: `cudnn` or `xla`.
 
     Returns:
         [B, N, heads, D].
     """
-    num_queries, num_keys = q.shape[1], k.shape[1]
+    num_queries, most_keys = q.shape[1], k.shape[1]
     q, k, v = (_pad_to_multiple(x, 2) for x in (q, k, v))
-    is_padded = q.shape[1] > num_queries or k.shape[1] > num_keys
+    is_padded = q.shape[1] > num_queries or k.shape[1] > most_keys
+    num_queried = None
+    if is_padded or num_keys is not None:
+        num_queried = lengths_per_image(num_queries, q)
+        if num_keys is None:
+            num_keys = lengths_per_image(most_keys, q)
     y = jax.nn.dot_product_attention(
         q,
         k,
         v,
         scale=scale,
-        query_seq_lengths=lengths_per_image(num_queries, q) if is_padded else None,
-        key_value_seq_lengths=lengths_per_image(num_keys, q) if is_padded else None,
+        query_seq_lengths=num_queried,
+        key_value_seq_lengths=num_keys,
         implementation=implementation,
     )
     return y[:, :num_queries]

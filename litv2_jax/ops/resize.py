@@ -12,14 +12,43 @@ import numpy as np
 _STRIP_SIZE = 2**24
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Resizes linearly: [B, H, W, C] -> [B, *size, C]."""
+def resize_bilinear(
+    x: jax.Array,
+    size: tuple[int, int],
+    part: jax.Array | None = None,
+    new_part: jax.Array | None = None,
+) -> jax.Array:
+    """Resizes linearly: [B, H, W, C] -> [B, *size, C].
+
+    Args:
+        x: [B, H, W, C].
+        size: Height and width of the result.
+        part: Integers [B, 2], height and width of what alone is resized, the upper left
+            of each map; None takes all.
+        new_part: What it becomes; beyond it, the result has no meaning.
+    """
+    if part is not None and new_part is not None:
+        return resample_bilinear(x, part, new_part, size)
     shape = (x.shape[0], *size, x.shape[3])
     return jax.image.resize(x, shape, "linear", antialias=False)
 
 
-def resize_nearest(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Repeats the nearest position up and left: [B, H, W, C] -> [B, *size, C]."""
+def resize_nearest(
+    x: jax.Array,
+    size: tuple[int, int],
+    part: jax.Array | None = None,
+    new_part: jax.Array | None = None,
+) -> jax.Array:
+    """Repeats the nearest position up and left: [B, H, W, C] -> [B, *size, C].
+
+    Args:
+        x: [B, H, W, C].
+        size: Height and width of the result.
+        part: As in `resize_bilinear`.
+        new_part: Likewise.
+    """
+    if part is not None and new_part is not None:
+        return _resample_nearest(x, part, new_part, size)
     for axis, length in enumerate(size, 1):
         repeats, rest = divmod(length, x.shape[axis])
         if rest:
@@ -66,6 +95,22 @@ def resample_bilinear(
             share = (position - low).astype(x.dtype)
             share = jnp.expand_dims(share, (1 - axis, 2))
             x = (1 - share) * jnp.take(x, low, axis) + share * jnp.take(x, high, axis)
+        return x
+
+    return jax.vmap(resample_one)(x, sizes, new_sizes)
+
+
+def _resample_nearest(
+    x: jax.Array, sizes: jax.Array, new_sizes: jax.Array, canvas: tuple[int, int]
+) -> jax.Array:
+    """Like `resample_bilinear`, but takes the nearest position up and left."""
+
+    def resample_one(x, size, new_size):
+        for axis in range(2):
+            # Rounded as above.
+            scale = size[axis].astype(jnp.float32) / new_size[axis].astype(jnp.float32)
+            index = jnp.floor(jnp.arange(canvas[axis], dtype=jnp.float32) * scale)
+            x = jnp.take(x, index.astype(jnp.int32), axis, mode="clip")
         return x
 
     return jax.vmap(resample_one)(x, sizes, new_sizes)

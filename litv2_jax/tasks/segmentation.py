@@ -139,7 +139,7 @@ class Segmentation(ImageTask):
         )
 
     def eval_batches(self) -> grain.IterDataset:
-        """Returns the evaluation split, the images of one padded size together."""
+        """Returns the evaluation split, the images of one canvas together."""
         return eval_batches(
             self.data.evaluation,
             self._eval_plan,

@@ -42,8 +42,9 @@ class DataSettings:
         distortion: Probability of changing the colors of a training image.
         zero_label: What the label 0 is: `ignored`, so that the first class is 1, or a
             `class`.
-        eval_multiple: Images to evaluate are padded until this divides their sides, so
-            that one compiled program serves many sizes; 1 pads none, as the original.
+        eval_multiple: Step of the canvases, in pixels, that images to evaluate share so
+            that one compiled program serves many sizes. Scores do not depend on it: the
+            model computes each image as if it were alone. 1 compiles for each size.
         num_workers: Processes that load images, per host; 0 loads in threads.
         max_unreadable: Images that may be unreadable before the run stops.
     """

@@ -3,7 +3,12 @@ import pickle
 import numpy as np
 import pytest
 
-from litv2_jax.data.buckets import Bucket, find_bucket, plan_eval_batches
+from litv2_jax.data.buckets import (
+    MAX_CANVASES,
+    Bucket,
+    find_bucket,
+    plan_eval_batches,
+)
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
 from tests.data.annotated import Pairs, make_pair
 
@@ -57,6 +62,24 @@ def test_without_padding_each_size_has_its_bucket(pairs):
         bucket = made.buckets[made.records.tolist().index(record) // 2]
         assert bucket == Bucket(TRANSFORM.image_size(size), size)
     assert len(made) == 6
+
+
+def test_many_sizes_share_few_canvases_that_fit_tightly():
+    sizes = np.random.default_rng(0).integers(32, 140, (60, 2)).tolist()
+    made = plan([make_pair(*size, 0) for size in sizes], multiple=8)
+    assert len(set(made.buckets)) == MAX_CANVASES
+    assert sorted(made.records[made.records >= 0]) == list(range(60))
+    needed = computed = 0
+    for row, record in enumerate(made.records):
+        if record >= 0:
+            size, bucket = sizes[record], made.buckets[row // 2]
+            image = TRANSFORM.image_size(size)
+            assert all(np.array(bucket.image) >= image)
+            assert all(np.array(bucket.label) >= size)
+            needed += np.prod(find_bucket(image, size, 8).image)
+            computed += np.prod(bucket.image)
+    # One canvas for all would compute 5.3 times the pixels.
+    assert computed < 1.1 * needed
 
 
 def test_only_the_beginning_of_annotations_is_read(pairs):

@@ -130,6 +130,27 @@ def test_what_is_added_to_be_even_counts_for_nothing(sizes):
     assert_close(actual, expected, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.parametrize("form", [*ATTENTION, "even"])
+def test_an_image_has_keys_of_its_own_number(form):
+    even = functools.partial(attend_even_lengths, implementation="xla")
+    function = functools.partial(ATTENTION.get(form, even), scale=0.7)
+    cotangent, q, k, v = draw_attention(5, 11)
+    found = differentiate(
+        lambda *x: function(*x, jnp.array([11, 3])), cotangent, q, k, v
+    )
+    for row, count in enumerate((11, 3)):
+        image = slice(row, row + 1)
+        keys, values = k[image, :count], v[image, :count]
+        expected = differentiate(
+            functools.partial(jax.nn.dot_product_attention, scale=0.7),
+            *(cotangent[image], q[image], keys, values),
+        )
+        y, grad_q, grad_k, grad_v = (x[image] for x in found)
+        assert not grad_k[:, count:].any()
+        found_here = (y, grad_q, grad_k[:, :count], grad_v[:, :count])
+        assert_close(found_here, expected, rtol=1e-5, atol=5e-6)
+
+
 def test_lengths_lie_where_the_images_are():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -153,9 +174,9 @@ def test_lengths_lie_where_the_images_are():
 def test_cudnn_is_left_what_it_takes(monkeypatch, dtype, dim, has_cudnn, expected):
     calls = []
 
-    def attend_on_a_gpu(q, k, v, *, scale, implementation):
+    def attend_on_a_gpu(*arrays, scale, implementation):
         calls.append(implementation)
-        return attend_even_lengths(q, k, v, scale=scale, implementation="xla")
+        return attend_even_lengths(*arrays, scale=scale, implementation="xla")
 
     monkeypatch.setattr(attention, "has_cudnn_attention", lambda: has_cudnn)
     monkeypatch.setattr(attention, "attend_even_lengths", attend_on_a_gpu)

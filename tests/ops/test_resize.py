@@ -52,6 +52,19 @@ def test_each_map_is_resampled_from_its_own_size_to_its_own():
         np.testing.assert_allclose(result[i, :new_h, :new_w], expected[0], atol=1e-6)
 
 
+def test_the_part_of_each_map_is_resized_to_the_nearest_by_itself():
+    x = np.random.default_rng(0).standard_normal((3, 5, 6, 2)).astype(np.float32)
+    parts = np.array([[5, 6], [3, 4], [1, 5]])
+    new_parts = np.array([[11, 12], [7, 8], [3, 11]])
+    result = jax.jit(lambda *a: resize_nearest(a[0], (11, 13), *a[1:]))(
+        x, parts, new_parts
+    )
+    assert result.shape == (3, 11, 13, 2)
+    for i, ((h, w), (new_h, new_w)) in enumerate(zip(parts, new_parts, strict=True)):
+        expected = resize_nearest(jnp.asarray(x[i : i + 1, :h, :w]), (new_h, new_w))
+        np.testing.assert_array_equal(result[i, :new_h, :new_w], expected[0])
+
+
 @pytest.mark.parametrize("strip_size", [1, 20 * 5, 20 * 5 * 3, 20 * 5 * 4, 2**24])
 def test_the_largest_channel_is_found_strip_by_strip(strip_size, monkeypatch):
     """One row, two numbers of rows that do not divide the canvas, and all of it."""
