@@ -21,7 +21,7 @@ ALLOWED = {
     "compiler": {"settings"},
     "ops": set(),
     "augment": set(),
-    "metrics": {"settings", "text"},
+    "metrics": {"ops", "settings", "text"},
     "models": {"ops", "settings"},
     "data": {"class_names", "paths", "settings", "text"},
     "recipes": set(),
