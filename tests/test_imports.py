@@ -23,7 +23,7 @@ ALLOWED = {
     "augment": set(),
     "metrics": {"ops", "settings", "text"},
     "models": {"ops", "settings"},
-    "data": {"class_names", "paths", "settings", "text"},
+    "data": {"class_names", "ops", "paths", "settings", "text"},
     "recipes": set(),
     "convert": {"models", "paths"},
     "checkpoints": {"paths", "settings"},
