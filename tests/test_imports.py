@@ -19,6 +19,7 @@ ALLOWED = {
     "class_names": {"settings", "text"},
     "pictures": {"class_names", "text"},
     "box_pictures": {"class_names", "pictures"},
+    "detected_objects": {"ops"},
     "compiler": {"settings"},
     "ops": set(),
     "augment": set(),
@@ -59,9 +60,18 @@ ALLOWED = {
         "compiler",
         "data",
         "class_names",
+        "detected_objects",
         "text",
     },
-    "predict": {"inference", "class_names", "pictures", "settings", "text"},
+    "predict": {
+        "inference",
+        "box_pictures",
+        "class_names",
+        "detected_objects",
+        "pictures",
+        "settings",
+        "text",
+    },
     "__init__": {"compiler", "models", "ops", "convert", "inference", "pretrained"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
