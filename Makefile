@@ -7,7 +7,7 @@ BIN := .venv/bin
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 comma := ,
 
-.PHONY: install demo demo-segmentation test test-all test-newest lint format clean
+.PHONY: install demo demo-segmentation demo-detection test test-all test-newest lint format clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -28,6 +28,11 @@ demo: install
 demo-segmentation: install
 	$(BIN)/python train.py --config configs/demo.py:shapes --workdir runs/shapes
 	@echo "Pictures: runs/shapes/report/curves.png and runs/shapes/report/predictions.png"
+
+# The same of a detector.
+demo-detection: install
+	$(BIN)/python train.py --config configs/demo_detection.py --workdir runs/detection
+	@echo "Pictures: runs/detection/report/curves.png and runs/detection/report/predictions.png"
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"

@@ -49,7 +49,9 @@ _NO_DATA = flags.DEFINE_bool(
     False,
     "With --dry-run: do without the data set, which need not be there.",
 )
-_EVAL_ONLY = flags.DEFINE_bool("eval-only", False, "Score --weights and stop.")
+_EVAL_ONLY = flags.DEFINE_bool(
+    "eval-only", False, "Score --weights and stop; detections go to --workdir, if any."
+)
 _WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change-config", False, "Resume a run although its settings have changed."
@@ -121,7 +123,8 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         return {}
     if _EVAL_ONLY.value:
         weights = find_checkpoint(parse_path(_WEIGHTS.value, "--weights"))
-        return evaluation.evaluate(_create_task(run, rest), weights)
+        folder = _WORKDIR.value and parse_path(_WORKDIR.value, "--workdir")
+        return evaluation.evaluate(_create_task(run, rest), weights, folder or None)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
     kept = RunConfig(config, workdir, may_change=_CHANGE_CONFIG.value)

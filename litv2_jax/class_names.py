@@ -1,7 +1,7 @@
 """Names of classes: lists of published data sets, files of users, and their comparison.
 
 A checkpoint names its classes by a list, which is empty if they are not known, or by
-`imagenet` or `ade20k`.
+`imagenet`, `ade20k` or `coco`.
 """
 
 import functools
@@ -67,6 +67,12 @@ def ade20k_names() -> list[str]:
     return _read_lines("ade20k_classes.txt")
 
 
+@functools.cache
+def coco_names() -> list[str]:
+    """Returns the names of COCO's 80 classes, in order."""
+    return _read_lines("coco_classes.txt")
+
+
 def display_names(names: ClassNames) -> list[str]:
     """Returns the names of a checkpoint's classes that a person reads.
 
@@ -78,6 +84,8 @@ def display_names(names: ClassNames) -> list[str]:
         return list(imagenet_names().values())
     if names == "ade20k":
         return list(ade20k_names())
+    if names == "coco":
+        return list(coco_names())
     return [compose(imagenet_names().get(name, name)) for name in names]
 
 

@@ -1,4 +1,4 @@
-"""Models that classify or segment images of any size."""
+"""Models that classify or segment images of any size, or find objects in them."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -21,6 +21,7 @@ from litv2_jax.data.decode import decode
 from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.data.unreadable import UnreadableImageError, explain
+from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -28,7 +29,7 @@ from litv2_jax.text import literal
 
 _BATCH_SIZE = 16
 
-# Compiled programs to keep, one for each size of images to segment.
+# Compiled programs to keep, one for each size of images.
 _MAX_PROGRAMS = 8
 
 
@@ -42,12 +43,12 @@ def predict(
         images: RGB, of any size; used one after the other.
 
     Raises:
-        ConfigError: If there is no checkpoint, it is that of a segmentation model, or
-            it does not say how many heads its model has.
+        ConfigError: If there is no checkpoint, it is not that of a classifier, or it
+            does not say how many heads its model has.
     """
     predictor = Predictor(weights)
-    if predictor.is_segmentation:
-        raise ConfigError(f"{weights} holds a segmentation model: use segment.")
+    if predictor.task != "classification":
+        raise ConfigError(f"{weights} {_describe_task(predictor.task)}.")
     return predictor.class_names, np.stack(list(predictor.classify(images)))
 
 
@@ -67,8 +68,8 @@ def segment(
             or it does not say how many heads its model has.
     """
     predictor = Predictor(weights)
-    if not predictor.is_segmentation:
-        raise ConfigError(f"{weights} holds no segmentation model: use predict.")
+    if predictor.task != "segmentation":
+        raise ConfigError(f"{weights} {_describe_task(predictor.task)}.")
     return predictor.class_names, [predictor.segment(image) for image in images]
 
 
@@ -83,7 +84,7 @@ class Predictor:
 
     Attributes:
         class_names: Names of the K classes.
-        is_segmentation: Whether it classifies pixels.
+        task: `classification`, `segmentation` or `detection`.
         exif: What to make of the EXIF orientation of images, as for `decode`.
     """
 
@@ -106,17 +107,11 @@ class Predictor:
                 "--num-heads and --alpha."
             )
         sizes = description["model"]
-        task = find_family(sizes["name"]).task
-        if task == "detection":
-            raise ConfigError(
-                f"{weights} is a detector, {sizes['name']}, which this cannot run yet; "
-                "use create_model(..., weights=...).detect in Python."
-            )
+        self.task = find_family(sizes["name"]).task
         model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
         self._input = description["input"]
-        self.is_segmentation = task == "segmentation"
         # Checkpoints of classifiers that do not say are of runs that ignored it.
-        default = "applied" if self.is_segmentation else "ignored"
+        default = "ignored" if self.task == "classification" else "applied"
         self.exif = self._input.get("exif", default)
         names = display_names(description.get("class_names") or [])
         self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
@@ -135,7 +130,12 @@ class Predictor:
             pixels = normalize_inside(image, size)
             return nnx.merge(graphdef, state).predict(pixels, size, new_size, canvas)
 
-        self._classify, self._segment = classify, segment
+        @functools.partial(jax.jit, compiler_options=compiler_options())
+        def detect(state, image, size, old_size):
+            pixels = normalize_inside(image, size)
+            return nnx.merge(graphdef, state).detect(pixels, size, old_size)
+
+        self._classify, self._segment, self._detect = classify, segment, detect
 
     @classmethod
     def load(cls, weights: str | PathLike) -> "Predictor":
@@ -149,12 +149,11 @@ class Predictor:
             images: Of any size.
 
         Raises:
-            ConfigError: If the model segments.
+            ConfigError: If the model is no classifier.
             FileNotFoundError: If there is no such file.
             ValueError: If an image cannot be read.
         """
-        if self.is_segmentation:
-            raise ConfigError("This model segments images: use segment.")
+        self._check_task("classification")
         return self._classify_batches(images)
 
     def _classify_batches(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
@@ -180,25 +179,62 @@ class Predictor:
             image: Of any size.
 
         Raises:
-            ConfigError: If the model classifies whole images.
+            ConfigError: If the model does not segment.
             FileNotFoundError: If there is no such file.
             ValueError: If the image cannot be read.
         """
-        if not self.is_segmentation:
-            raise ConfigError("This model classifies whole images: use classify.")
+        self._check_task("segmentation")
         pixels = np.asarray(self._read(image))
         height, width = pixels.shape[:2]
         size = geometry.keep_ratio_size((height, width), *self._input["scale"])
         bucket = find_bucket(size, (height, width), self._input["multiple"])
-        if bucket not in self._shapes and len(self._shapes) == _MAX_PROGRAMS:
-            # Otherwise the memory would grow with the number of sizes.
-            self._segment.clear_cache()  # pyright: ignore
-            self._shapes.clear()
-        self._shapes.add(bucket)
+        self._limit_programs(bucket, self._segment)
         resized = geometry.pad(geometry.resize_image(pixels, size), bucket.image, 0)
         sizes = np.array([size]), np.array([(height, width)])
         classes = self._segment(self._state, resized[None], *sizes, bucket.label)
         return np.asarray(classes)[0, :height, :width]
+
+    def detect(
+        self, image: ImageLike, *, threshold: float = 0.3
+    ) -> list[DetectedObject]:
+        """Returns the objects in an image, the best first, 100 at most.
+
+        Args:
+            image: Of any size.
+            threshold: Least score; what scores below 0.05 is never found.
+
+        Raises:
+            ConfigError: If the model is no detector.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the image cannot be read, or the threshold is no score.
+        """
+        self._check_task("detection")
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold} must be within 0 and 1.")
+        pixels = np.asarray(self._read(image))
+        height, width = pixels.shape[:2]
+        size = geometry.keep_ratio_size((height, width), *self._input["scale"])
+        multiple = self._input["multiple"]
+        canvas = find_bucket(size, size, multiple).image
+        self._limit_programs(canvas, self._detect)
+        resized = geometry.pad(geometry.resize_image(pixels, size), canvas, 0)
+        sizes = np.array([size]), np.array([(height, width)])
+        found = jax.device_get(self._detect(self._state, resized[None], *sizes))
+        return list_objects(found, self.class_names, (height, width), threshold)
+
+    def _check_task(self, task: str) -> None:
+        if self.task != task:
+            raise ConfigError(f"This checkpoint {_describe_task(self.task)}.")
+
+    def _limit_programs(self, shape: Any, compiled: Any) -> None:
+        """Forgets the programs of earlier shapes once there are many.
+
+        Otherwise the memory would grow with the number of sizes.
+        """
+        if shape not in self._shapes and len(self._shapes) == _MAX_PROGRAMS:
+            compiled.clear_cache()
+            self._shapes.clear()
+        self._shapes.add(shape)
 
     def _read(self, image: ImageLike) -> Image.Image:
         """Returns an image as RGB."""
@@ -212,6 +248,15 @@ class Predictor:
                 )
             return Image.fromarray(image)
         return read_image(expand_path(Path(image)), self.exif)
+
+
+def _describe_task(task: str) -> str:
+    """Returns what a checkpoint holds, and what to call for it."""
+    return {
+        "classification": "holds a classifier: use predict or Predictor.classify",
+        "segmentation": "holds a segmentation model: use segment",
+        "detection": "holds a detector: use Predictor.detect",
+    }[task]
 
 
 def read_image(path: Path, exif: str = "ignored") -> Image.Image:

@@ -85,8 +85,8 @@ def draw_grid(
     for axes, image, caption, color in zip(
         all_axes, images, captions, colors, strict=False
     ):
-        axes.imshow(_thin_out(image))
-        _write(axes.set_title("", color=color, fontsize=8), caption)
+        axes.imshow(thin_out(image))
+        write_text(axes.set_title("", color=color, fontsize=8), caption)
     figure.savefig(path, dpi=120)
 
 
@@ -109,7 +109,7 @@ def draw_maps(
     for i, row in enumerate(rows):
         for j, pixels in enumerate(row):
             axes[i, j].set_axis_off()
-            pixels = _thin_out(pixels)
+            pixels = thin_out(pixels)
             axes[i, j].imshow(paint(pixels, len(class_names)) if j else pixels)
             if i == 0:
                 axes[i, j].set_title(titles[j], fontsize=9)
@@ -134,8 +134,8 @@ def draw_overlay(
     figure = Figure(figsize=(8, 8 * ratio + 1), layout="constrained")
     axes = figure.subplots()
     axes.set_axis_off()
-    colors = paint(_thin_out(classes), len(class_names))
-    mixed = (_thin_out(image).astype(np.uint16) + colors) // 2
+    colors = paint(thin_out(classes), len(class_names))
+    mixed = (thin_out(image).astype(np.uint16) + colors) // 2
     axes.imshow(mixed.astype(np.uint8))
     # The largest first.
     counts = np.bincount(classes.ravel())
@@ -169,7 +169,7 @@ def class_colors(count: int) -> np.ndarray:
     return colors
 
 
-def _thin_out(pixels: np.ndarray) -> np.ndarray:
+def thin_out(pixels: np.ndarray) -> np.ndarray:
     """Returns every n-th row and column of an image or a map that is large."""
     step = -(-max(pixels.shape[:2]) // _MAX_PIXELS)
     return pixels[::step, ::step]
@@ -185,10 +185,10 @@ def _add_legend(
         handles, [""] * len(shown), loc="outside lower center", ncols=4, fontsize=8
     )
     for text, k in zip(legend.get_texts(), shown, strict=True):
-        _write(text, short_name(str(class_names[k])))
+        write_text(text, short_name(str(class_names[k])))
 
 
-def _write(artist: Text, text: str) -> None:
+def write_text(artist: Text, text: str) -> None:
     """Has text drawn as it is: `$` begins no formula, and every character is shown.
 
     A character that no font here has is drawn as its number, such as `\\u732b`: a box

@@ -1,4 +1,7 @@
-"""Classifies or segments images: python -m litv2_jax.predict --weights DIR IMAGE..."""
+"""Classifies images, segments them or finds objects in them.
+
+python -m litv2_jax.predict --weights DIR IMAGE...
+"""
 
 import argparse
 import functools
@@ -10,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from litv2_jax.box_pictures import DrawnObject, draw_objects
 from litv2_jax.class_names import short_name
+from litv2_jax.detected_objects import DetectedObject
 from litv2_jax.inference import Predictor, predict, read_image, segment
 from litv2_jax.pictures import draw_grid, draw_or_warn, draw_overlay
 from litv2_jax.settings import ConfigError
@@ -19,6 +24,8 @@ from litv2_jax.text import allow_any_text, literal
 # Images in one drawing, and the longest side of each there in pixels.
 _MAX_DRAWN = 100
 _DRAWN_SIZE = 256
+# Of the picture of an image with its objects, in inches.
+_WIDTH = 8
 
 __all__ = ["main", "predict", "read_image", "segment"]
 
@@ -33,10 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check(options)
         command = _Command(options)
-        if command.is_segmentation:
-            command.segment()
-        else:
-            command.classify()
+        commands = {
+            "classification": command.classify,
+            "segmentation": command.segment,
+            "detection": command.detect,
+        }
+        commands[command.task]()
     except (ValueError, OSError) as error:
         sys.exit(f"litv2_jax.predict: {error}")
     command.report_failures()
@@ -58,7 +67,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help=f"draw the images, up to {_MAX_DRAWN}, and their classes as this PNG; "
         "with a segmentation model the classes of their pixels, by default as "
-        "segmentation.png, numbered if there are several images",
+        "segmentation.png, numbered if there are several images; with a detector boxes "
+        "and masks, by default as detection.png, likewise",
+    )
+    add(
+        "--threshold",
+        type=float,
+        default=0.3,
+        help="least score of an object that a detector reports, from 0 to 1",
     )
     return parser.parse_args(arguments)
 
@@ -67,6 +83,10 @@ def _check(options: argparse.Namespace) -> None:
     """Raises ConfigError if an option is impossible."""
     if options.top < 1:
         raise ConfigError(f"--top is {options.top} but must be 1 or more.")
+    if not 0 <= options.threshold <= 1:
+        raise ConfigError(
+            f"--threshold is {options.threshold} but must be within 0 and 1."
+        )
     picture = options.picture
     if picture is None:
         return
@@ -83,14 +103,14 @@ class _Command:
     """What the command line asks for; one image after the other.
 
     Attributes:
-        is_segmentation: Whether the model classifies pixels.
+        task: What the model does.
     """
 
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self._predictor = Predictor(options.weights)
         self._failures: list[str] = []
-        self.is_segmentation = self._predictor.is_segmentation
+        self.task = self._predictor.task
 
     def classify(self) -> None:
         """Prints the best classes of each image, and draws the first images."""
@@ -124,12 +144,31 @@ class _Command:
             counts = np.bincount(classes.reshape(-1), minlength=len(names))
             top = min(self._options.top, int((counts > 0).sum()))
             _print_best(path, counts / classes.size, names, top)
-            target = picture
-            if len(self._options.images) > 1:
-                target = picture.with_stem(f"{picture.stem}-{number}")
+            target = self._find_target(picture, number)
             pixels = np.asarray(image)
             draw = functools.partial(draw_overlay, pixels, classes, names, target)
             self._draw(draw, target)
+
+    def detect(self) -> None:
+        """Prints the objects in each image, and draws all of them."""
+        names = self._predictor.class_names
+        picture = self._options.picture or Path("detection.png")
+        for number, path, image in self._read_images():
+            found = self._predictor.detect(image, threshold=self._options.threshold)
+            _print_objects(path, found)
+            target = self._find_target(picture, number)
+            drawn = [DrawnObject(x.box, x.label, x.score, x.mask) for x in found]
+            rows = [[(np.asarray(image), drawn)]]
+            draw = functools.partial(
+                draw_objects, rows, [""], names, target, width=_WIDTH
+            )
+            self._draw(draw, target)
+
+    def _find_target(self, picture: Path, number: int) -> Path:
+        """Returns the file to draw an image as."""
+        if len(self._options.images) == 1:
+            return picture
+        return picture.with_stem(f"{picture.stem}-{number}")
 
     def report_failures(self) -> None:
         """Exits with status 1 if there were any."""
@@ -169,6 +208,13 @@ def _print_best(path: Path, shares: np.ndarray, names: list[str], count: int) ->
     print(literal(str(path)))
     for k in np.argsort(-shares)[:count]:
         print(f"  {shares[k]:7.2%}  {literal(names[k])}")
+
+
+def _print_objects(path: Path, found: Sequence[DetectedObject]) -> None:
+    print(f"{literal(str(path))}: {len(found)} objects")
+    for each in found:
+        box = ", ".join(f"{side:.0f}" for side in each.box)
+        print(f"  {each.score:7.2%}  {literal(each.name)}  ({box})")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --data-dir DATA
 python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
+python -m litv2_jax.prepare coco --annotations instances_val2017.json \\
+    --images val2017 --split validation --data-dir DATA
 python -m litv2_jax.prepare tfrecord OLD/imagenet2012/5.1.0 DATA/imagenet2012/5.1.0
 python -m litv2_jax.prepare check --name imagenet2012 --data-dir DATA --split train
 python -m litv2_jax.prepare check --name ade20k --zero-label ignored --split train
@@ -19,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from litv2_jax.data.decode import decode
-from litv2_jax.data.prepare import ade20k, array_record_copy, imagenet_archives
+from litv2_jax.data.prepare import ade20k, array_record_copy, coco, imagenet_archives
 from litv2_jax.data.sources import Source, open_annotated_source, open_source
 from litv2_jax.data.transforms.segmentation import check_num_classes, decode_pair
 from litv2_jax.data.unreadable import UnreadableImageError, explain
@@ -70,6 +72,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--allow-partial", action="store_true", help="take what images there are"
     )
 
+    objects = commands.add_parser("coco", help="from annotations in COCO's format")
+    objects.set_defaults(run=_prepare_coco)
+    add = objects.add_argument
+    add("--annotations", type=Path, required=True, help="a JSON file in COCO's format")
+    add("--images", type=Path, required=True, help="folder of the images it names")
+    add("--data-dir", default="", help="TFDS's folder; COCO needs 22 GB")
+    add("--name", default="coco", help="of the data set, as config.data.name")
+    add("--split", default="train", help="as config.data.train_split")
+    add("--allow-partial", action="store_true", help="leave out what cannot be used")
+
     check = commands.add_parser("check", help="read every record")
     check.set_defaults(run=_check)
     check.add_argument("--name", required=True, help="as config.data.name")
@@ -103,6 +115,26 @@ def _prepare_ade20k(options: argparse.Namespace) -> None:
         options.source, options.data_dir, allow_partial=options.allow_partial
     )
     _print_counts(counts)
+
+
+def _prepare_coco(options: argparse.Namespace) -> None:
+    made = coco.prepare_coco(
+        options.annotations,
+        options.images,
+        options.data_dir,
+        name=options.name,
+        split=options.split,
+        allow_partial=options.allow_partial,
+    )
+    for problem in made.problems:
+        print(f"Left out: {problem}")
+    index = made.index
+    print(
+        f"Prepared {len(index.sizes):,} images with {index.num_annotations.sum():,} "
+        f"annotations of {made.num_classes} classes in {made.folder}; training uses "
+        f"{index.num_objects.sum():,} of these objects, {index.num_objects.max()} in "
+        f"one image at most, of which {index.num_unmasked.sum():,} have no mask."
+    )
 
 
 def _print_counts(counts: dict[str, int]) -> None:

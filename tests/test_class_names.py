@@ -15,6 +15,8 @@ def test_published_lists_have_their_classes_in_order():
     assert next(iter(imagenet_names())) == "n01440764"
     assert display_names("imagenet")[0] == "tench, Tinca tinca"
     assert len(display_names("ade20k")) == len(set(ade20k_names())) == 150
+    assert len(set(display_names("coco"))) == 80
+    assert display_names("coco")[::79] == ["person", "toothbrush"]
     assert display_names(["n01440764", "x"]) == ["tench, Tinca tinca", "x"]
 
 

@@ -10,10 +10,15 @@ from pathlib import Path
 import pytest
 
 from litv2_jax import settings
-from litv2_jax.tasks import classification_settings, segmentation_settings
+from litv2_jax.tasks import (
+    classification_settings,
+    detection_settings,
+    segmentation_settings,
+)
 from litv2_jax.training.run_settings import RunSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+DETECTORS = [f"litv2_{size}{window}" for size in "smb" for window in ("", "_window4")]
 ARGUMENTS = {
     "imagenet": [
         "litv2_s",
@@ -27,9 +32,12 @@ ARGUMENTS = {
     "cifar": ["cifar10", "cifar100"],
     "demo": ["digits", "shapes"],
     "ade20k_semantic_fpn": ["litv2_s", "litv2_m", "litv2_b"],
+    "coco_retinanet": DETECTORS,
+    "coco_mask_rcnn": DETECTORS,
 }
 TASKS = {
     "classification": classification_settings,
+    "detection": detection_settings,
     "segmentation": segmentation_settings,
 }
 RECIPES = [
@@ -59,7 +67,9 @@ def test_every_setting_has_a_reader(name, argument):
             settings.parse(task.Settings, changed)
 
 
-@pytest.mark.parametrize("name", ["imagenet", "cifar", "demo"])
+@pytest.mark.parametrize(
+    "name", ["imagenet", "cifar", "demo", "coco_retinanet", "coco_mask_rcnn"]
+)
 def test_unknown_arguments_are_refused(name):
     with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):
         read(name, "litv2_xl")
@@ -148,13 +158,45 @@ def test_every_number_has_bounds(kind):
     assert not list(numbers_without_bounds(kind))
 
 
+@pytest.mark.parametrize("argument", DETECTORS)
+@pytest.mark.parametrize("model", ["retinanet", "mask_rcnn"])
+def test_recipes_of_detectors_are_the_published_ones(model, argument):
+    from tests.reference import read_json
+
+    config = read(f"coco_{model}", argument)
+    recipes = read_json("dense/recipes.json")[model]
+    _, size, *window = argument.split("_")
+    backbone = recipes[f"{size}_ws{4 if window else 2}"]["backbone"]
+    common = recipes["common"]
+    assert config["model"]["name"] == f"{model}_{argument}"
+    assert config["model"]["drop_path_rate"] == backbone["drop_path_rate"]
+    assert config["remat"] == ("blocks" if backbone["use_checkpoint"] else "none")
+    assert config["epochs"] == common["runner"]["max_epochs"]
+    # On each of the GPUs, whose statistics and losses are their own.
+    group = common["samples_per_gpu"]
+    assert config["batch_size"] == group * common["gpus_in_readme"]
+    assert config["batch_norm_group_size"] == group
+    assert config["detector"]["loss_group_size"] == group
+    resize, flip = common["train_pipeline"][2:4]
+    assert list(config["data"]["scale"]) == resize["img_scale"]
+    assert config["data"]["flip"] == flip["flip_ratio"]
+    optimizer = config["optimizer"]
+    assert optimizer["weight_decay"] == common["optimizer"]["weight_decay"]
+    assert optimizer["clip_norm"] == 0
+    assert common["optimizer_config"]["grad_clip"] is None
+    assert list(optimizer["drop_epochs"]) == common["lr_config"]["step"]
+
+
 VALUES = (math.nan, math.inf, -math.inf, 1e30, -1e30, 10**400, -(10**400))
 
 
-@pytest.mark.parametrize("argument", ["digits", "shapes"])
-def test_no_number_that_is_not_finite_or_is_huge_is_accepted(argument):
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("demo", "digits"), ("demo", "shapes"), ("coco_mask_rcnn", "litv2_s")],
+)
+def test_no_number_that_is_not_finite_or_is_huge_is_accepted(name, argument):
     """In any setting, as itself or within a tuple."""
-    recipe = read("demo", argument)
+    recipe = read(name, argument)
     task = TASKS[recipe["task"]]
 
     def parse(config):

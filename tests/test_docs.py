@@ -88,7 +88,7 @@ def test_make_knows_the_targets():
     targets = {
         words[1] for words in commands() if words[0] == "make" and len(words) == 2
     }
-    assert targets == {"demo", "demo-segmentation", "test"}
+    assert targets == {"demo", "demo-segmentation", "demo-detection", "test"}
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert f"\n{target}: install" in makefile
@@ -115,7 +115,8 @@ def test_options_of_export_exist():
 
 def test_options_of_prepare_exist():
     source = (ROOT / "litv2_jax" / "prepare.py").read_text()
-    pages = [ROOT / "docs" / name for name in ("training.md", "segmentation.md")]
+    names = ("training.md", "segmentation.md", "detection.md")
+    pages = [ROOT / "docs" / name for name in names]
     text = "".join(page.read_text() for page in pages)
     found = re.findall(r"python -m litv2_jax.prepare\s([^`\n]+)", text)
     assert len(found) >= 4

@@ -104,7 +104,7 @@ def test_a_predictor_takes_files_images_and_arrays(weights, photos):
     assert np.shape(rows) == (4, 3)
     for row in rows[1:]:
         np.testing.assert_array_equal(row, rows[0])
-    with pytest.raises(ConfigError, match="classifies whole images: use classify"):
+    with pytest.raises(ConfigError, match="holds a classifier: use predict or Pred"):
         predictor.segment(image)
     for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)):
         with pytest.raises(ValueError, match="is not an image: give uint8 of shape"):

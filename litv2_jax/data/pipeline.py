@@ -65,11 +65,12 @@ def train_batches(
         )
     dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle()
     dataset = dataset.random_map(_Read(source, transform))
-    dataset = _PartOfBatches(dataset, batch_size, process_index, process_count)
-    batches = _load(
+    batches = load_in_order(
         dataset,
-        batch_size // process_count,
-        num_workers,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        process_index=process_index,
+        process_count=process_count,
         start_batch=start_step,
         is_endless=True,
     )
@@ -117,8 +118,10 @@ def load_in_order(
     num_workers: int,
     process_index: int,
     process_count: int,
+    start_batch: int = 0,
+    is_endless: bool = False,
 ) -> grain.IterDataset:
-    """Returns the batches of rows that are there already, in order and once.
+    """Returns the batches of rows that have their order already.
 
     Args:
         rows: As many as whole batches need; of the same shapes within a batch.
@@ -126,9 +129,18 @@ def load_in_order(
         num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
         process_index: Which part of each batch to return.
         process_count: Into how many parts a batch is split.
+        start_batch: Batches that have been used already.
+        is_endless: Whether to go on after the last row, with the rows of the next
+            epoch; they are asked for by indices beyond the last.
     """
     part = _PartOfBatches(rows, batch_size, process_index, process_count)
-    return _load(part, batch_size // process_count, num_workers)
+    return _load(
+        part,
+        batch_size // process_count,
+        num_workers,
+        start_batch=start_batch,
+        is_endless=is_endless,
+    )
 
 
 class _PartOfBatches(grain.MapDataset):

@@ -12,7 +12,7 @@ def describe_absent(names: Sequence[str], unit: str) -> str:
 
     Args:
         names: Of these classes.
-        unit: What is labeled, `image` or `pixel`.
+        unit: What is labeled, `image`, `pixel` or `object`.
     """
     if not names:
         return ""

@@ -5,10 +5,15 @@ from typing import Any
 
 from litv2_jax.settings import ConfigError
 from litv2_jax.tasks.classification import Classification
+from litv2_jax.tasks.detection import Detection
 from litv2_jax.tasks.segmentation import Segmentation
 from litv2_jax.training.task import Task
 
-TASKS = {"classification": Classification, "segmentation": Segmentation}
+TASKS = {
+    "classification": Classification,
+    "detection": Detection,
+    "segmentation": Segmentation,
+}
 
 
 def create_task(

@@ -22,8 +22,13 @@ from litv2_jax.training.step import (
 from litv2_jax.training.task import Batch, Metric, Task
 
 
-def evaluate(task: Task, weights: Path) -> dict[str, float]:
+def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str, float]:
     """Scores the weights of a checkpoint, or the best ones of a run.
+
+    Args:
+        task: The problem.
+        weights: A checkpoint, or the workdir of a run.
+        folder: Where to write what the task's metric can write, such as detections.
 
     Returns:
         The results of the task's metric, and `images_per_second`, compiling included.
@@ -46,6 +51,10 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if evaluator.table:
         announce(evaluator.table)
+    if folder and evaluator.metric and jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for written in evaluator.metric.write(folder):
+            announce(f"Wrote {written}.")
     return {**results, "images_per_second": results["num_images"] / seconds}
 
 
@@ -55,7 +64,8 @@ class Evaluator:
     A program is compiled for each shape of a batch, and at most one more for `predict`.
 
     Attributes:
-        table: What the metric adds to the results of the last evaluation.
+        metric: Of the last evaluation.
+        table: What it adds to the results.
     """
 
     def __init__(self, task: Task, devices: Devices):
@@ -67,6 +77,7 @@ class Evaluator:
             for compute in (task.evaluate, task.predict)
         )
         self._first_batch: Batch = {}
+        self.metric: Metric | None = None
         self.table = ""
 
     def __call__(
@@ -109,6 +120,7 @@ class Evaluator:
         if latest:
             self._add(metric, latest)
         results = metric.result()
+        self.metric = metric
         self.table = metric.table()
         return results
 

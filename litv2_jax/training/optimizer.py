@@ -18,7 +18,7 @@ from litv2_jax.training.groups import (
     ParameterGroups,
 )
 
-SCHEDULES = ("cosine", "polynomial")
+SCHEDULES = ("cosine", "polynomial", "step")
 
 # AdamW moves a weight by about its rate in each step: more than this only diverges.
 _Rate = Annotated[float, Range(0, 10)]
@@ -59,6 +59,7 @@ class OptimizerSettings:
     weight_decay: Annotated[float, Range(0, 10)]
     clip_norm: Annotated[float, Range(0, 10**6)]
     schedule: Annotated[str, OneOf(*SCHEDULES)] = "cosine"
+    drop_epochs: tuple[Annotated[float, Range(above=0, most=10**6)], ...] = ()
     groups: tuple[GroupSettings, ...] = ()
     offset_scale: Annotated[float, Range(0, 100)] = 1.0
     decay: Annotated[str, OneOf("all", "matrices")] = "all"
@@ -80,6 +81,16 @@ class OptimizerSettings:
                 f"config.optimizer.warmup_epochs is {self.warmup_epochs} but must be "
                 f"within 0 and config.epochs, {epochs}."
             )
+        if (self.schedule == "step") != bool(self.drop_epochs):
+            raise ConfigError(
+                f"config.optimizer.schedule is {self.schedule} but drop_epochs is "
+                f"{self.drop_epochs}: the schedule step needs them, and no other does."
+            )
+        if list(self.drop_epochs) != sorted(set(self.drop_epochs)):
+            raise ConfigError(
+                f"config.optimizer.drop_epochs is {self.drop_epochs}: give each epoch "
+                "once, in rising order."
+            )
 
 
 def create_schedule(
@@ -94,7 +105,7 @@ def create_schedule(
 
     The original's classification sets the rate after each step, so that steps 0 and 1
     both have the first, and its cosine runs over all steps, the warm-up included, so
-    that the rate drops a little where the warm-up ends. The polynomial is mmcv's, set
+    that the rate drops a little where the warm-up ends. The others are mmcv's, set
     before each step.
 
     Args:
@@ -109,19 +120,25 @@ def create_schedule(
     end = settings.end_learning_rate * scale
     warmup_steps = int(settings.warmup_epochs * steps_per_epoch)
     peak = settings.learning_rate * scale * factor
+    drops = [round(epoch * steps_per_epoch) for epoch in settings.drop_epochs]
+
+    def fall(t: jax.Array) -> jax.Array:
+        if settings.schedule == "step":
+            passed = sum(jnp.where(t >= drop, 1, 0) for drop in drops)
+            return peak * (end / peak) ** (passed / len(drops))
+        left = jnp.maximum(num_steps - t, 0) / num_steps
+        if settings.schedule == "polynomial":
+            return end + (peak - end) * left**_POWER
+        # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
+        share = jnp.square(jnp.sin(0.5 * jnp.pi * left))
+        return end + (peak - end) * share
 
     def schedule(step: ArrayLike) -> jax.Array:
         t = jnp.asarray(step, jnp.float32)
         if settings.schedule == "cosine":
             t = jnp.maximum(t - 1, 0)
-        left = jnp.maximum(num_steps - t, 0) / num_steps
-        if settings.schedule == "cosine":
-            # (1 + cos(pi t / n)) / 2, without the cancellation near the end.
-            share = jnp.square(jnp.sin(0.5 * jnp.pi * left))
-        else:
-            share = left**_POWER
         warmup = start + t * ((peak - start) / max(warmup_steps, 1))
-        return jnp.where(t < warmup_steps, warmup, end + (peak - end) * share)
+        return jnp.where(t < warmup_steps, warmup, fall(t))
 
     return schedule
 

@@ -26,6 +26,10 @@ class Metric(Protocol):
         """Returns what more there is to say, such as of each class, in Markdown."""
         ...
 
+    def write(self, folder: Path) -> list[Path]:
+        """Writes what other programs can score, if any, and returns the files."""
+        ...
+
 
 class Task(Protocol):
     """All that differs between classification, segmentation and detection.

@@ -201,7 +201,7 @@ def test_a_classifiers_recipe_is_told_which_models_there_are(data_dir):
         ({"data.scale": (48, 64)}, "scale is .*; give the longest side"),
         ({"data.crop_size": 0}, "crop_size is 0 but must be within 29 and 4,096"),
         ({"data.flip": 1.5}, "flip is 1.5 but must be within 0 and 1"),
-        ({"optimizer.schedule": "step"}, "schedule is 'step'; use cosine or poly"),
+        ({"optimizer.schedule": "line"}, "schedule is 'line'; use cosine or poly"),
         ({"optimizer.groups": (("(", 1.0, 1.0),)}, "which is not a regular expression"),
     ],
 )

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from configs import demo, imagenet
+from configs import coco_mask_rcnn, coco_retinanet, demo, imagenet
 from litv2_jax import models
 from litv2_jax.augment.mixing import smooth_labels
 from litv2_jax.convert.apply import torch_entries
@@ -46,6 +46,43 @@ def rates_of(settings: OptimizerSettings, **lengths):
     return [
         create_schedule(settings, factor=factor, **lengths) for factor in (1.0, 0.01)
     ]
+
+
+DETECTORS = {"retinanet": coco_retinanet, "mask_rcnn": coco_mask_rcnn}
+
+
+@pytest.mark.parametrize("model", DETECTORS)
+def test_learning_rates_of_detectors_are_those_of_mmdetection(model):
+    stored = read_json("dense/recipes.json")[model]["lr_at_iter_epoch_len_7330"]
+    config = DETECTORS[model].get_config("litv2_s").to_dict()
+    schedule = create_schedule(
+        parse(OptimizerSettings, config["optimizer"], "config.optimizer"),
+        batch_size=16,
+        steps_per_epoch=7330,
+        num_steps=12 * 7330,
+    )
+    steps = np.array([int(step) for step in stored])
+    assert len(steps) == 9
+    np.testing.assert_allclose(schedule(steps), list(stored.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", DETECTORS)
+def test_weights_of_detectors_decay_as_published(model):
+    stored = read_json("dense/recipes.json")[model]["optimizer_groups_s"]
+    config = DETECTORS[model].get_config("litv2_s").to_dict()
+    settings = parse(OptimizerSettings, config["optimizer"], "config.optimizer")
+    built = nnx.eval_shape(
+        lambda: models.create_model(f"{model}_litv2_s", rngs=nnx.Rngs(0))
+    )
+    params = split_state(built)[0]
+    groups = ParameterGroups(settings.all_groups, params)
+    sizes = [
+        leaf.size
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+        if not groups.find(path).decay
+    ]
+    assert len(sizes) == stored["entries_without_decay"]
+    assert sum(sizes) == stored["elements_without_decay"]
 
 
 @pytest.mark.parametrize("name", ["litv2_s", "litv2_m", "litv2_b", "litv2_b_384"])
@@ -229,7 +266,13 @@ def assert_same_samples(entry, expected):
         ({"groups": ((".", -1.0, 1.0),)}, "groups is -1.0 but must be within 0 and"),
         ({"groups": (("(", 1.0, 1.0),)}, "is '\\(', which is not a regular expression"),
         ({"groups": (("x", 1.0),)}, "but must be of type tuple"),
-        ({"schedule": "step"}, "schedule is 'step'; use cosine or polynomial"),
+        ({"schedule": "step"}, "schedule is step but drop_epochs is .*: the schedule"),
+        ({"drop_epochs": (3.0,)}, "the schedule step needs them, and no other does"),
+        (
+            {"schedule": "step", "drop_epochs": (9.0, 8.0)},
+            "drop_epochs is .9.0, 8.0.: give each epoch once, in rising order",
+        ),
+        ({"schedule": "line"}, "schedule is 'line'; use cosine or polynomial or step"),
         ({"warmup_epochs": 11.0}, "warmup_epochs is 11.0 but must be within 0 and"),
     ],
 )
