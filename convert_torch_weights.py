@@ -107,7 +107,7 @@ def _from_torch(options: argparse.Namespace) -> None:
     _print_table(report.loaded)
     for note in notes:
         print(note)
-    print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
+    print(f"Wrote {options.output}: {_summarize(description, report.loaded)}.")
     if not description["are_heads_known"]:
         print(f"{_HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
 
@@ -254,7 +254,7 @@ def _to_torch(options: argparse.Namespace) -> None:
     write_torch_checkpoint(options.output, arrays, family.torch_entry)
     entries = list(torch_entries(model))
     _print_table(entries)
-    print(f"Wrote {options.output}: {_summarise(description, entries)}.")
+    print(f"Wrote {options.output}: {_summarize(description, entries)}.")
 
 
 def _print_table(entries: list[Entry]) -> None:
@@ -274,7 +274,7 @@ def _print_table(entries: list[Entry]) -> None:
         )
 
 
-def _summarise(description: dict[str, Any], entries: list[Entry]) -> str:
+def _summarize(description: dict[str, Any], entries: list[Entry]) -> str:
     params = [e for e in entries if isinstance(e.variable, nnx.Param)]
     count = sum(math.prod(entry.torch_shape) for entry in params)
     sizes = {k: v for k, v in description["model"].items() if k != "name"}

@@ -14,7 +14,7 @@ from litv2_jax.training.log import announce
 def check_same_classes(
     stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
 ) -> None:
-    """Raises ConfigError if a run would go on with other classes, or in another order.
+    """Raises ConfigError if a run would resume with other classes or in another order.
 
     Args:
         stored: Description in the run's checkpoint.
@@ -25,10 +25,10 @@ def check_same_classes(
         display_names(description.get("class_names") or [])
         for description in (stored, expected)
     )
-    if there and here and there != here:
+    if old_names and new_names and old_names != new_names:
         raise ConfigError(
             f"The run cannot go on with other classes: "
-            f"{describe_difference(there, here, place)}"
+            f"{describe_difference(old_names, new_names, place)}"
         )
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from litv2_jax.pictures import draw_or_warn
 from litv2_jax.training.performance import Performance
-from litv2_jax.training.report import draw_curves, summarise
+from litv2_jax.training.report import draw_curves, summarize
 from litv2_jax.training.rows import append_row, read_rows, replace_rows
 
 
@@ -149,7 +149,7 @@ class Log:
         self.draw("predictions", draw_examples)
         # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
-            summarise(rows, results) + (f"\n{table}\n" if table else ""),
+            summarize(rows, results) + (f"\n{table}\n" if table else ""),
             encoding="utf-8",
         )
         tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")

@@ -136,14 +136,14 @@ def choose_crop(
     """
     box = None
     for box in boxes:
-        if max_share >= 1 or _is_shared(crop(label, box), max_share):
+        if max_share >= 1 or _has_several_classes(crop(label, box), max_share):
             return box
     if box is None:
         raise ValueError("There are no boxes to choose a crop from.")
     return box
 
 
-def _is_shared(label: np.ndarray, max_share: float) -> bool:
+def _has_several_classes(label: np.ndarray, max_share: float) -> bool:
     """Says whether there are classes, and none has this share of their pixels."""
     counts = np.bincount(label.ravel(), minlength=256)
     counts[IGNORED] = 0
