@@ -1,4 +1,4 @@
-"""Colour operations with the same rounding as Pillow, on whole batches.
+"""Color operations with the same rounding as Pillow, on whole batches.
 
 Those that treat every pixel alike are tables: 256 new levels for each image and
 channel. The others blend an image with a degenerate version of itself.
@@ -163,7 +163,7 @@ def average_gray(images: jax.Array) -> jax.Array:
 
 
 def smooth(images: jax.Array) -> jax.Array:
-    """Averages each pixel, five times, with its eight neighbours; borders stay.
+    """Averages each pixel, five times, with its eight neighbors; borders stay.
 
     Shapes: [B, H, W, 3] uint8 -> [B, H, W, 3] int32.
     """

@@ -21,7 +21,7 @@ def check_same_classes(
         expected: Description of the task.
         place: What to call the checkpoint.
     """
-    there, here = (
+    old_names, new_names = (
         display_names(description.get("class_names") or [])
         for description in (stored, expected)
     )
@@ -35,7 +35,7 @@ def check_same_classes(
 def match_to_data(
     stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
 ) -> list[int] | None:
-    """Returns for each class of the data its number in a checkpoint to score.
+    """Returns, for each class of the data, its number in the checkpoint to evaluate.
 
     Args:
         stored: Description in the checkpoint.
@@ -48,11 +48,11 @@ def match_to_data(
     Raises:
         ConfigError: If one has a class that the other lacks.
     """
-    there, here = (d.get("class_names") or [] for d in (stored, expected))
-    order = match_classes(there, here, place)
+    old_names, new_names = (d.get("class_names") or [] for d in (stored, expected))
+    order = match_classes(old_names, new_names, place)
     if order:
         announce(f"{place} has the same classes in another order: matched by name.")
-    elif here and not there:
+    elif new_names and not old_names:
         announce(f"{place} does not name its classes: taken to be those of the data.")
     return order
 
@@ -63,7 +63,7 @@ def reorder_classes(
     stats: dict[str, Any],
     order: list[int],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns weights and running statistics whose class k is class order[k] of those.
+    """Returns weights and running statistics whose class k was class order[k].
 
     Args:
         graphdef: Static half of the model.
