@@ -107,7 +107,7 @@ def _from_torch(options: argparse.Namespace) -> None:
     _print_table(report.loaded)
     for note in notes:
         print(note)
-    print(f"Wrote {options.output}: {_summarise(description, report.loaded)}.")
+    print(f"Wrote {options.output}: {_summarize(description, report.loaded)}.")
     if not description["are_heads_known"]:
         print(f"{_HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
 
@@ -115,22 +115,23 @@ def _from_torch(options: argparse.Namespace) -> None:
 def _create_model(
     sizes: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> tuple[nnx.Module, dict[str, np.ndarray], list[str]]:
-    """Returns a model to fill, the arrays to fill it with, and what there is to say.
+    """Returns a model to fill, the arrays to fill it with, and notes to print.
 
-    A model whose shapes are the file's is abstract. Arrays are made for another only
-    once those of the file are found to fit: what a file says of its sizes can be wrong.
+    The model is abstract if it has the shapes of the file. Otherwise its arrays are
+    created only after those of the file are found to fit: the sizes that a file states
+    can be wrong.
     """
     family = find_family(sizes["name"])
     shapes = {name: array.shape for name, array in arrays.items()}
     num_classes = identify.num_classes_of(shapes)
     model = nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **sizes))
     if family is not identify.find_family(shapes):
-        # The backbone alone is taken: the rest of the model has to be there.
+        # Only the backbone is taken: the rest of the model must be initialized.
         match_weights(model, arrays)
         return models.create_model(rngs=nnx.Rngs(0), **sizes), arrays, []
     if sizes["num_classes"] == num_classes:
         return model, arrays, []
-    # The head that is left out has to fit as well: the file may be damaged.
+    # The head that is left out must fit as well: the file may be damaged.
     own = {**sizes, "num_classes": num_classes or sizes["num_classes"]}
     match_weights(
         nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **own)), arrays
@@ -176,7 +177,7 @@ def _describe(
         notes.append(note)
     are_heads_known = bool(name) or "num_heads" in sizes
     if theirs and not name:
-        # Of the first model, for one of sizes that were not published.
+        # Those of the first model, for one with sizes that were not published.
         name = next(iter(theirs.configs))
         if are_heads_known:
             sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
@@ -209,7 +210,7 @@ def _describe(
 def _name_classes(
     options: argparse.Namespace, num_classes: int, family: Family
 ) -> tuple[ClassNames, str]:
-    """Returns what to store as the names of the classes, and what to say about it."""
+    """Returns the class names to store, and a note about them."""
     if options.class_names:
         names = read_class_names(options.class_names)
         if len(names) != num_classes:
@@ -254,7 +255,7 @@ def _to_torch(options: argparse.Namespace) -> None:
     write_torch_checkpoint(options.output, arrays, family.torch_entry)
     entries = list(torch_entries(model))
     _print_table(entries)
-    print(f"Wrote {options.output}: {_summarise(description, entries)}.")
+    print(f"Wrote {options.output}: {_summarize(description, entries)}.")
 
 
 def _print_table(entries: list[Entry]) -> None:
@@ -274,7 +275,7 @@ def _print_table(entries: list[Entry]) -> None:
         )
 
 
-def _summarise(description: dict[str, Any], entries: list[Entry]) -> str:
+def _summarize(description: dict[str, Any], entries: list[Entry]) -> str:
     params = [e for e in entries if isinstance(e.variable, nnx.Param)]
     count = sum(math.prod(entry.torch_shape) for entry in params)
     sizes = {k: v for k, v in description["model"].items() if k != "name"}

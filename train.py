@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     if not flags.FLAGS["verbosity"].present:
-        # Orbax reports each step of each save otherwise; --verbosity=0 shows them.
+        # Otherwise Orbax logs each step of each save; --verbosity=0 shows them.
         logging.set_verbosity(logging.WARNING)
     allow_any_text()
     devices.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -139,12 +139,12 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
 
 
 def _keep_compiled_programs() -> None:
-    """Enables the cache of compiled programs, unless this start is to write nothing."""
+    """Enables the cache of compiled programs, unless this start must write nothing."""
     if _NO_CACHE.value or _DRY_RUN.value:
         return
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        # There JAX's keys differ between processes and only process 0 writes: it would
-        # find its program at the next start, and give up waiting for the others.
+        # On CPUs, JAX's keys differ between processes and only process 0 writes: it
+        # would find its program at the next start, and give up waiting for the others.
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if _CACHE.value:
@@ -153,7 +153,7 @@ def _keep_compiled_programs() -> None:
     try:
         enable_compilation_cache()
     except ConfigError as error:
-        # Nobody has asked for it: a home that is read-only need not stop a run.
+        # The cache is the default: a read-only home directory must not stop a run.
         announce(str(error))
 
 

@@ -20,8 +20,8 @@ def read_class_names(path: Path) -> list[str]:
     """Returns the names of classes in a file, one in each line.
 
     Raises:
-        ConfigError: If there are none, a line is empty or is there twice, or it is not
-            in UTF-8.
+        ConfigError: If the file has no names, an empty or a repeated line, or is not
+            UTF-8.
     """
     try:
         # Some editors begin a file with a mark of its encoding.
@@ -44,8 +44,8 @@ def check_distinct(names: Sequence[str], place: str) -> None:
     """Raises ConfigError if two classes have the same name.
 
     Args:
-        names: Of the classes.
-        place: Where they are from.
+        names: Names of the classes.
+        place: What to call their source in the error.
     """
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
@@ -74,11 +74,11 @@ def coco_names() -> list[str]:
 
 
 def display_names(names: ClassNames) -> list[str]:
-    """Returns the names of a checkpoint's classes that a person reads.
+    """Returns the names of a checkpoint's classes for people to read.
 
     Args:
-        names: As the checkpoint has them; those that are numbers in WordNet, as TFDS
-            calls the classes of ImageNet, get the names these have.
+        names: As the checkpoint has them; WordNet numbers, by which TFDS names the
+            classes of ImageNet, are replaced by their synonyms.
     """
     if names == "imagenet":
         return list(imagenet_names().values())
@@ -113,36 +113,38 @@ def match_classes(
     """
     if not stored or not expected:
         return None
-    there, here = display_names(stored), display_names(expected)
-    if there == here:
+    old_names, new_names = display_names(stored), display_names(expected)
+    if old_names == new_names:
         return None
-    if sorted(there) != sorted(here):
-        raise ConfigError(describe_difference(there, here, place))
-    number = {name: k for k, name in enumerate(there)}
-    return [number[name] for name in here]
+    if sorted(old_names) != sorted(new_names):
+        raise ConfigError(describe_difference(old_names, new_names, place))
+    number = {name: k for k, name in enumerate(old_names)}
+    return [number[name] for name in new_names]
 
 
-def describe_difference(there: Sequence[str], here: Sequence[str], place: str) -> str:
+def describe_difference(
+    stored: Sequence[str], expected: Sequence[str], place: str
+) -> str:
     """Returns a sentence on how the classes of a checkpoint differ from the data's.
 
     Args:
-        there: Names in the checkpoint.
-        here: Names in the data.
+        stored: Names in the checkpoint.
+        expected: Names in the data.
         place: What to call the checkpoint.
     """
-    alone_there, alone_here = (
+    only_stored, only_expected = (
         [name for name in names if name not in set(others)]
-        for names, others in ((there, here), (here, there))
+        for names, others in ((stored, expected), (expected, stored))
     )
     parts = [
-        f"{place} has {len(there)} classes ({shorten(there)}), but the data have "
-        f"{len(here)} ({shorten(here)})"
+        f"{place} has {len(stored)} classes ({shorten(stored)}), but the data have "
+        f"{len(expected)} ({shorten(expected)})"
     ]
-    if alone_there:
-        parts.append(f"only in the checkpoint: {shorten(alone_there)}")
-    if alone_here:
-        parts.append(f"only in the data: {shorten(alone_here)}")
-    if not alone_there and not alone_here:
+    if only_stored:
+        parts.append(f"only in the checkpoint: {shorten(only_stored)}")
+    if only_expected:
+        parts.append(f"only in the data: {shorten(only_expected)}")
+    if not only_stored and not only_expected:
         parts.append("their order differs")
     return "; ".join(parts) + ". Use data with the classes of the checkpoint."
 

@@ -1,4 +1,4 @@
-"""Options that XLA compiles LITv2 best with, and the cache of what it has compiled."""
+"""The XLA options that suit LITv2 best, and the cache of compiled programs."""
 
 import functools
 import hashlib
@@ -12,9 +12,9 @@ import jax
 
 from litv2_jax.settings import ConfigError
 
-# Vectors as wide as the newest processors have, and matrix products by Eigen, which
-# takes transposed ones as they are; sums stay with YNNPACK. The preset's programs are
-# as fast, and in training they hold a sixth less memory.
+# The widest vectors, and matrix products by Eigen, which reads transposed matrices
+# without a copy; sums stay with YNNPACK. The preset's programs are as fast, and need a
+# sixth less memory in training.
 _CPU_OPTIONS = {
     "xla_cpu_prefer_vector_width": 512,
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
@@ -24,9 +24,9 @@ _CPU_OPTIONS = {
 
 @functools.cache
 def compiler_options() -> dict[str, Any]:
-    """Returns what to give `jax.jit(..., compiler_options=...)` on this machine.
+    """Returns the options for `jax.jit(..., compiler_options=...)` on this machine.
 
-    On a CPU it saves time, as docs/benchmarks.md says; elsewhere it is nothing.
+    On a CPU they save time, see docs/benchmarks.md; elsewhere there are none.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -34,7 +34,7 @@ def compiler_options() -> dict[str, Any]:
 
 
 def _takes(name: str, value: Any) -> bool:
-    """Says whether this version of XLA has an option; they come and go."""
+    """Returns whether this version of XLA has an option; they come and go."""
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options={name: value})
     except jax.errors.JaxRuntimeError:
@@ -46,9 +46,9 @@ def enable_compilation_cache(directory: Path | None = None) -> Path:
     """Keeps compiled programs on disk, so that the next start need not compile them.
 
     Args:
-        directory: Where; by default JAX_COMPILATION_CACHE_DIR, or
+        directory: Folder of the cache; by default JAX_COMPILATION_CACHE_DIR, or
             `litv2_jax/compilation` in the user's cache folder, XDG_CACHE_HOME or
-            ~/.cache. Programs for processors of other kinds lie beside each other.
+            ~/.cache. Each kind of processor has a subfolder.
 
     Returns:
         The folder.
@@ -72,14 +72,14 @@ def enable_compilation_cache(directory: Path | None = None) -> Path:
             "--no-compilation-cache to compile at every start."
         ) from error
     jax.config.update("jax_compilation_cache_dir", str(directory))
-    # Everything, small programs as well: there are hundreds of them.
+    # Caches small programs, too: there are hundreds of them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return directory
 
 
 def _describe_processor() -> str:
-    """Returns a name for what XLA compiles for on a CPU, which JAX's keys leave out.
+    """Returns a name for the kind of CPU, which JAX's cache keys leave out.
 
     A program may use instructions that another machine of a cluster does not have.
     """

@@ -1,4 +1,4 @@
-"""How the paths that a user writes are read."""
+"""Expands the paths that a user writes."""
 
 import os
 from pathlib import Path

@@ -30,7 +30,7 @@ from litv2_jax.text import allow_any_text, shorten
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the arguments say, or exits with status 1 and a sentence."""
+    """Runs the command; prints an error and exits with status 1 if it cannot."""
     options = _parse(arguments)
     allow_any_text()
     try:
@@ -184,7 +184,7 @@ def _read_label(record: dict[str, Any]) -> list[int]:
 def _read_classes(
     record: dict[str, Any], zero_label: str, num_classes: int
 ) -> list[int]:
-    """Decodes a record of segmentation and returns what classes it has."""
+    """Decodes a record of segmentation and returns the classes in it."""
     _, label = decode_pair(record, zero_label, num_classes)
     counts = np.bincount(label.ravel(), minlength=num_classes)
     return np.flatnonzero(counts[:num_classes]).tolist()

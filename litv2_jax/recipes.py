@@ -35,10 +35,10 @@ class RecipeParser(config_flags.ConfigFileFlagParser):
 
 def _run(file: str, argument: list[str]) -> Any:
     """Returns what the function `get_config` of a file returns."""
-    # Next to the recipe, nothing is written.
+    # Writes no bytecode beside the recipe.
     writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
-        # A loader that does not go by the suffix.
+        # This loader accepts any suffix.
         loader = importlib.machinery.SourceFileLoader("recipe", file)
         spec: Any = importlib.util.spec_from_loader("recipe", loader)
         module = importlib.util.module_from_spec(spec)

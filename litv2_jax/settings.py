@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 
 class Constraint(Protocol):
-    """What a value has to fulfill, beside its type."""
+    """A condition on a value, beside its type."""
 
     def apply(self, value: Any, name: str) -> Any:
         """Returns the value to use, or raises ConfigError."""
@@ -77,12 +77,12 @@ class Range:
 
 @dataclasses.dataclass(frozen=True, init=False)
 class OneOf:
-    """A choice of words."""
+    """One of several words."""
 
     choices: tuple[str, ...]
 
     def __init__(self, *choices: str):
-        """Takes the words."""
+        """Sets the words to choose from."""
         object.__setattr__(self, "choices", choices)
 
     def apply(self, value: str, name: str) -> str:
@@ -95,7 +95,7 @@ class OneOf:
 
 
 class _NotEmpty:
-    """A text that has to be given."""
+    """A text that must not be empty."""
 
     def apply(self, value: str, name: str) -> str:
         """Returns the text, or raises ConfigError if it is empty."""
@@ -108,16 +108,16 @@ class _PathOrEmpty:
     """A path, which becomes absolute, or nothing."""
 
     def apply(self, value: str, name: str) -> str:
-        """Returns the path, or raises ConfigError if it can be none."""
+        """Returns the path, or raises ConfigError if it cannot be one."""
         return str(parse_path(value, name)) if value else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Rising:
-    """Two numbers of which the second is not the smaller one."""
+    """Two numbers, the second of which is not smaller than the first."""
 
     def apply(self, value: tuple[float, float], name: str) -> tuple[float, float]:
-        """Returns both, or raises ConfigError if they fall."""
+        """Returns both, or raises ConfigError if the second is smaller."""
         if value[0] > value[1]:
             raise ConfigError(
                 f"{name} is {value}, which falls: give the smaller number first."
@@ -125,9 +125,9 @@ class Rising:
         return value
 
 
-# A part of something, a probability.
+# A fraction or a probability.
 Share = Annotated[float, Range(0, 1)]
-# How many of something, perhaps none.
+# A number of things, possibly 0.
 Count = Annotated[int, Range(0, 2**31 - 1)]
 # Side of an image in pixels; with less than 29, nothing is left for stride 32.
 Side = Annotated[int, Range(29, 4096)]
@@ -144,12 +144,12 @@ PathText = Annotated[str, _PathOrEmpty()]
 def parse(
     kind: type[Settings], values: Mapping[str, Any], name: str = "config"
 ) -> Settings:
-    """Turns a section of a recipe into the dataclass of those who read it.
+    """Converts a section of a recipe to the dataclass of its settings.
 
     Args:
         kind: A dataclass; fields may be dataclasses themselves.
         values: The section.
-        name: What the user calls it.
+        name: Its name in messages.
 
     Raises:
         ConfigError: If a setting is unknown, missing without having a default, of the
@@ -192,7 +192,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     Args:
         value: As it is in the recipe.
         kind: The annotation of the field.
-        name: What the user calls it.
+        name: Its name in messages.
 
     Raises:
         ConfigError: If it is of another type, not finite or out of its bounds.
@@ -257,7 +257,7 @@ def _type_name(kind: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """Returns a value as a recipe has it, on one line and shortened."""
+    """Returns a value as a recipe writes it, on one line and shortened."""
     text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "huge"
     return text if len(text) < 200 else f"{text[:200]}..."
 
@@ -280,7 +280,7 @@ def check_positive(value: float, name: str) -> None:
 
 
 def check_batch_size(batch_size: int, num_devices: int, name: str) -> None:
-    """Raises ConfigError unless the devices can share a batch equally."""
+    """Raises ConfigError unless a batch can be split evenly over the devices."""
     check_positive(batch_size, name)
     remainder = batch_size % num_devices
     if remainder:

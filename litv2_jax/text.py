@@ -1,4 +1,4 @@
-"""Names from users, such as those of classes and files, as messages show them."""
+"""Formats names from users, such as those of classes and files, for messages."""
 
 import io
 import sys
@@ -25,7 +25,7 @@ def literal(text: str) -> str:
 
 
 def allow_any_text() -> None:
-    """Lets what standard output's encoding lacks be printed, as an escape."""
+    """Makes standard output print characters that its encoding lacks as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -45,7 +45,7 @@ def shorten(names: Iterable[str], *, limit: int = 6, width: int = 40) -> str:
     Args:
         names: Any number of names.
         limit: How many to show.
-        width: Longest name to show whole, in characters.
+        width: Longest name to show in full, in characters.
     """
     names = list(names)
     shown = [

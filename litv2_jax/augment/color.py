@@ -1,4 +1,4 @@
-"""Colour operations with the same rounding as Pillow, on whole batches.
+"""Color operations with the same rounding as Pillow, on whole batches.
 
 Those that treat every pixel alike are tables: 256 new levels for each image and
 channel. The others blend an image with a degenerate version of itself.
@@ -51,7 +51,7 @@ def autocontrast_table(counts: jax.Array) -> jax.Array:
 
 @functools.cache
 def _find_low_results() -> list[int]:
-    """Lists where autocontrast in float64 falls short of a whole number, as Pillow's.
+    """Lists where autocontrast in float64, as in Pillow, falls just below an integer.
 
     Returns:
         Codes of darkest level, brightest level and level, digits to base 256, sorted.
@@ -61,7 +61,7 @@ def _find_low_results() -> list[int]:
         span = brightest - darkest
         scale = 255.0 / span
         offset = -darkest * scale
-        # Only at these levels is the exact result a whole number.
+        # Only at these levels is the exact result an integer.
         for level in range(darkest, brightest + 1, span // math.gcd(span, 255)):
             if int(level * scale + offset) < (level - darkest) * 255 // span:
                 codes.append((darkest * NUM_LEVELS + brightest) * NUM_LEVELS + level)
@@ -90,12 +90,12 @@ def _find_brightest(counts: jax.Array) -> jax.Array:
 
 
 def all_levels() -> jax.Array:
-    """Returns [1, 256, 1] int32, the table that changes nothing."""
+    """Returns [1, 256, 1] int32, the identity table."""
     return jnp.arange(NUM_LEVELS)[None, :, None]
 
 
 def posterize_table(bits: jax.Array) -> jax.Array:
-    """Keeps the `bits` highest bits of each level; none makes black.
+    """Keeps the `bits` highest bits of each level; 0 gives black.
 
     Args:
         bits: [B] int.
@@ -136,7 +136,7 @@ def solarize_add_table(addends: jax.Array) -> jax.Array:
 
 
 def look_up(images: jax.Array, tables: jax.Array) -> jax.Array:
-    """Replaces each level by what stands in its table.
+    """Replaces each level by its entry in the table.
 
     Args:
         images: [B, H, W, 3] uint8.
@@ -163,7 +163,7 @@ def average_gray(images: jax.Array) -> jax.Array:
 
 
 def smooth(images: jax.Array) -> jax.Array:
-    """Averages each pixel, five times, with its eight neighbours; borders stay.
+    """Averages each pixel, five times, with its eight neighbors; borders stay.
 
     Shapes: [B, H, W, 3] uint8 -> [B, H, W, 3] int32.
     """

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-# Bounds of the erased share of the image, and of height over width.
+# Bounds of the erased fraction of the image, and of height over width.
 AREA = (0.02, 1 / 3)
 ASPECT = (0.3, 1 / 0.3)
 NUM_ATTEMPTS = 10
@@ -13,9 +13,9 @@ def erase(images: jax.Array, key: jax.Array, *, probability: float) -> jax.Array
     """Replaces a box of some images by noise.
 
     Args:
-        images: [B, H, W, 3] float, normalised.
+        images: [B, H, W, 3] float, normalized.
         key: Chooses images, boxes and noise.
-        probability: Share of the images that lose a box.
+        probability: Probability that an image loses a box.
 
     Returns:
         [B, H, W, 3].

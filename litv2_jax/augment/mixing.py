@@ -14,7 +14,7 @@ def smooth_labels(labels: jax.Array, num_classes: int, smoothing: float) -> jax.
     Args:
         labels: [B] int.
         num_classes: K.
-        smoothing: Share of the target that does not depend on the label.
+        smoothing: Fraction of the target that does not depend on the label.
     """
     one_hot = jax.nn.one_hot(labels, num_classes)
     return one_hot * (1 - smoothing) + smoothing / num_classes
@@ -32,8 +32,8 @@ def mix_batch(
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each group of a batch by Mixup (arXiv:1710.09412) or CutMix (1905.04899).
 
-    What is drawn depends on the key and the number of groups alone. A batch that is
-    sharded by whole groups is mixed without communication.
+    The draws depend only on the key and the number of groups. A batch whose shards hold
+    complete groups is mixed without communication.
 
     Args:
         images: [B, H, W, C] float.
@@ -42,7 +42,7 @@ def mix_batch(
         mixup: Parameter of the beta distribution of Mixup's weight; 0 turns Mixup off.
         cutmix: The same for CutMix.
         switch: Probability of CutMix where both are on.
-        group_size: Images that share a draw and are mixed among themselves; 0 or more
+        group_size: Images for each draw, which are mixed among themselves; 0 or more
             than B for the whole batch.
 
     Returns:
@@ -104,7 +104,7 @@ def cutmix_weights(
     """Returns [H, W]: 0 inside a box of about (1 - lam) H W pixels, 1 outside.
 
     Args:
-        lam: Share of the image to keep, before the box is cut off at the borders.
+        lam: Fraction of the image to keep, before the box is clipped at the borders.
         center: Row and column of the middle of the box.
         size: H and W.
     """
@@ -128,7 +128,7 @@ def blend(
     Args:
         images: [B, H, W, C].
         targets: [B, K].
-        weights: [H, W], the share of each pixel that stays.
+        weights: [H, W], the weight of each pixel of the image itself.
 
     Returns:
         Images, and targets blended by the mean of the weights.

@@ -1,9 +1,9 @@
-"""From the pixels of files to what the published models expect."""
+"""Normalizes pixels as the published models expect them."""
 
 import jax
 import jax.numpy as jnp
 
-# Red, green and blue of ImageNet, of pixels within [0, 1].
+# Of ImageNet's red, green and blue, for pixels in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -22,7 +22,7 @@ def normalize(images: jax.Array) -> jax.Array:
 
 
 def normalize_inside(images: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Normalises images and leaves zeros beyond their sizes, where they are padded.
+    """Normalizes images and sets their padding, beyond their sizes, to zero.
 
     Args:
         images: [B, H, W, 3] uint8.

@@ -1,8 +1,8 @@
 """RandAugment (arXiv:1909.13719) over whole batches, as timm's `rand-m9-mstd0.5-inc1`.
 
-Every image has its own draws. All operations share one form, because a batch runs
-them side by side: a table of levels, then a blend, then a warp, of which at most one
-changes the image.
+Each image has its own draws. All operations have the same three parts, because a batch
+runs them side by side: a table of levels, then a blend, then a warp, of which at most
+one changes the image.
 """
 
 import enum
@@ -15,7 +15,7 @@ from litv2_jax.augment import color
 from litv2_jax.augment.normalize import MEAN
 
 MAX_LEVEL = 10
-# The share of chosen operations that are carried out.
+# Probability that a chosen operation is applied.
 PROBABILITY = 0.5
 # Red, green and blue where a warp looks outside the image.
 FILL = tuple(round(255 * mean) for mean in MEAN)
@@ -28,7 +28,7 @@ class Operation(enum.IntEnum):
     AUTOCONTRAST = 0
     EQUALIZE = 1
     INVERT = 2
-    ROTATE = 3  # Degrees, anticlockwise.
+    ROTATE = 3  # Degrees, counterclockwise.
     POSTERIZE = 4  # Bits that stay.
     SOLARIZE = 5  # First level to be inverted.
     SOLARIZE_ADD = 6  # What is added to levels below 128.
@@ -38,8 +38,8 @@ class Operation(enum.IntEnum):
     SHARPNESS = 10
     SHEAR_X = 11  # Pixels per pixel, as in the next.
     SHEAR_Y = 12
-    TRANSLATE_X = 13  # Share of the width.
-    TRANSLATE_Y = 14  # Share of the height.
+    TRANSLATE_X = 13  # Fraction of the width.
+    TRANSLATE_Y = 14  # Fraction of the height.
 
 
 def rand_augment(
@@ -72,8 +72,8 @@ def rand_augment(
         )
         return apply_operations(images, operations, arguments), None
 
-    # A loop for the compiler as well: of layers in a row XLA makes, on CPUs, a program
-    # that computes the first anew for every pixel the second takes.
+    # A loop in the program, too: of unrolled layers XLA on a CPU recomputes the first
+    # for every pixel that the second reads.
     return jax.lax.scan(apply_layer, images, jax.random.split(key, num_layers))[0]
 
 
@@ -101,7 +101,7 @@ def scale_levels(
     Args:
         operations: [B] int.
         levels: [B] float32, from 0 to 10.
-        signs: [B] float32, -1 or 1, for operations that go two ways.
+        signs: [B] float32, -1 or 1, for operations that have two directions.
 
     Returns:
         [B] float32.
@@ -243,7 +243,7 @@ def sample_bicubic(images: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 
     Args:
         images: [B, H, W, 3] uint8.
-        x: [B, H, W] float32, column, whole in the middle of a pixel.
+        x: [B, H, W] float32, column, an integer at the center of a pixel.
         y: [B, H, W] float32, row.
 
     Returns:
@@ -273,7 +273,7 @@ def _gather(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array
 
 
 def _interpolate(values: list[jax.Array], position: jax.Array) -> jax.Array:
-    """Draws a cubic through four values; `position` goes from the second to the third.
+    """Evaluates a cubic at `position`, from 0 at the second value to 1 at the third.
 
     In this order of operations, equal values give exactly the same value.
     """

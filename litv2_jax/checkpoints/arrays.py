@@ -1,7 +1,7 @@
 """Reads the arrays of a checkpoint, by name, and checks them against its manifest.
 
 Orbax writes them as zarr arrays in an OCDBT database, one for each part. They are read
-by TensorStore itself, because Orbax prints tracebacks for what is damaged. The name of
+by TensorStore itself, because Orbax prints tracebacks for damaged files. The name of
 an array is its path in the tree that was saved, such as `model/params/head/kernel`.
 """
 
@@ -32,7 +32,7 @@ _ARRAY_FILE = "/zarr.json"
 
 @dataclasses.dataclass(frozen=True)
 class StoredArrays:
-    """Arrays of a checkpoint, which have been opened but not read.
+    """Arrays of a checkpoint, opened but not yet read.
 
     Attributes:
         path: Folder of the checkpoint.
@@ -100,8 +100,8 @@ class StoredArrays:
 
         Args:
             ours: Shapes of the model's arrays.
-            part: Which arrays to compare, by how their names go on after the first two
-                parts; all by default.
+            part: Third part of the names of the arrays to compare, such as `backbone`;
+                all arrays by default.
         """
         stored = {
             name: shape
@@ -137,7 +137,7 @@ def shapes_by_name(tree: Any) -> dict[str, Shape]:
 
 
 def arrange(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Returns arrays by name in the structure of another tree, and of its types."""
+    """Returns arrays by name in the structure and with the types of another tree."""
     leaves = [
         arrays[name].astype(leaf.dtype, copy=False)
         for name, leaf in by_name(like).items()

@@ -1,4 +1,4 @@
-"""Finds the checkpoints in a folder, and reads what they say about their model."""
+"""Finds the checkpoints in a folder, and reads their descriptions."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ from litv2_jax.settings import ConfigError
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Returns the folder of the checkpoint that is meant.
+    """Returns the folder of a checkpoint.
 
     Args:
         path: A checkpoint; or the workdir of a run, whose best checkpoint is taken, or
@@ -89,7 +89,7 @@ def move_away(directory: Path, steps: Sequence[int]) -> None:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Returns what a checkpoint says about its model.
+    """Returns the model description stored in a checkpoint.
 
     Args:
         path: From `find_checkpoint`.

@@ -1,8 +1,8 @@
-"""What a checkpoint says about itself: its format, step, results, model and digests.
+"""The manifest of a checkpoint: its format, step, results, model and digests.
 
 Orbax checks its own indexes, but not the bytes of the arrays; a flipped bit would be
 trained on. The manifest is the custom metadata that Orbax commits with a checkpoint. It
-has a SHA-256 of each array and one of itself, so that whatever is damaged is noticed.
+has a SHA-256 of each array and one of itself, so that any damage is noticed.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ FORMAT = 2
 _FILE = "_CHECKPOINT_METADATA"
 # Written into a checkpoint whose evaluation came after it.
 _LATER_RESULTS = "results.json"
-# What is not the task's, in the manifest.
+# Fields of the manifest beside the description.
 _OWN_FIELDS = ("format", "step", "results", "arrays", "digest")
 
 
 class DamagedCheckpointError(ConfigError):
-    """A checkpoint that is not what was saved.
+    """A checkpoint that differs from what was saved.
 
     Attributes:
         path: The checkpoint.
@@ -39,7 +39,7 @@ class DamagedCheckpointError(ConfigError):
     """
 
     def __init__(self, path: Path, reason: str):
-        """Makes a sentence of both."""
+        """Builds the message from both."""
         super().__init__(f"The checkpoint {path} is damaged: {reason}.")
         self.path = path
         self.reason = reason
@@ -62,10 +62,10 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says about itself.
+    """The manifest of a checkpoint.
 
     Attributes:
-        description: Of the model and of the run, as `save` was given it.
+        description: Of the model and of the run, as it was saved.
         step: Steps made; None in converted weights.
         results: Of the evaluation at this step; empty if there was none.
         arrays: What was saved, by name; None if the checkpoint is of format 1.
@@ -88,7 +88,7 @@ def create_manifest(
 
     Args:
         description: Of the model and of the run.
-        arrays: What is saved, by name; every device has each of them whole.
+        arrays: What is saved, by name; replicated on every device.
         step: Steps made, in a run.
         results: Of the evaluation at this step, if there was one.
     """
@@ -102,13 +102,13 @@ def create_manifest(
             for name, stored in compute_digests(arrays).items()
         },
     }
-    # As it will be read again: with lists for tuples, and names that are text.
+    # As JSON returns it: with lists for tuples, and text for keys.
     manifest = json.loads(json.dumps(manifest))
     return {**manifest, "digest": _digest_of(manifest)}
 
 
 def compute_digests(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, Stored]:
-    """Returns the digest of each array; every device has all of those in JAX."""
+    """Returns the digest of each array; those in JAX are replicated."""
 
     def digest(array: jax.Array | np.ndarray) -> Stored:
         local = array.addressable_data(0) if isinstance(array, jax.Array) else array
@@ -124,7 +124,7 @@ def compute_digests(arrays: Mapping[str, jax.Array | np.ndarray]) -> dict[str, S
 def find_difference(
     stored: Mapping[str, Stored], arrays: Mapping[str, np.ndarray]
 ) -> str:
-    """Returns which of the arrays that were read differ from those saved, or ""."""
+    """Returns how the arrays that were read differ from those saved, or ""."""
     digests = compute_digests(arrays)
     wrong = sorted(name for name, found in digests.items() if stored[name] != found)
     if not wrong:
@@ -139,7 +139,7 @@ def has_manifest(path: Path) -> bool:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Returns what a checkpoint says about itself.
+    """Returns the manifest of a checkpoint.
 
     Args:
         path: Folder of the checkpoint.
@@ -199,7 +199,7 @@ def add_results(path: Path, results: Mapping[str, float]) -> None:
 def find_best(manifests: Iterable[Manifest]) -> int | None:
     """Returns the step of the best result, the latest among equals; None without any.
 
-    A result that is not finite is none.
+    Results that are not finite do not count.
     """
     scores = []
     for manifest in manifests:
@@ -226,7 +226,7 @@ def _read_first_format(path: Path, stored: dict[str, Any]) -> Manifest:
 
 
 def _read_later_results(path: Path) -> dict[str, float]:
-    """Returns results that were added; damaged ones can be had by evaluating again."""
+    """Returns results that were added, or none if damaged: evaluating restores them."""
     try:
         content = json.loads((path / _LATER_RESULTS).read_bytes())
         digest = content.pop("digest")
@@ -236,5 +236,5 @@ def _read_later_results(path: Path) -> dict[str, float]:
 
 
 def _digest_of(content: Any) -> str:
-    """Returns the digest of what JSON makes of something."""
+    """Returns the digest of a value, written as JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
-# In the names of folders that are being written or deleted.
+# Part of the names of folders that are being written or deleted.
 _INCOMPLETE = ".orbax-checkpoint-tmp"
 
 
@@ -17,16 +17,16 @@ class CheckpointError(RuntimeError):
 
 
 class BackgroundSave:
-    """A checkpoint that is being written; of several processes, all have to take part.
+    """A checkpoint that is being written; every process has to take part.
 
     Its folder appears once it is complete.
     """
 
     def __init__(self, path: Path, tree: dict[str, Any], manifest: dict[str, Any]):
-        """Begins; the arrays may be overwritten as soon as this returns.
+        """Begins to write; the arrays may be overwritten as soon as this returns.
 
         Args:
-            path: Folder to make; one that is there is replaced.
+            path: Folder to create; an existing one is replaced.
             tree: Arrays, by the parts of the checkpoint.
             manifest: From `create_manifest`; that of the first process is written.
         """
@@ -35,7 +35,7 @@ class BackgroundSave:
         )
 
     def is_complete(self) -> bool:
-        """Returns whether it has been written; raises what has failed."""
+        """Returns whether it has been written; raises the error if that failed."""
         try:
             self._response.result(timeout=0)
         except TimeoutError:
@@ -43,7 +43,7 @@ class BackgroundSave:
         return True
 
     def wait(self) -> None:
-        """Waits until it has been written; raises what has failed."""
+        """Waits until it has been written; raises the error if that failed."""
         self._response.result()
 
 
@@ -53,21 +53,21 @@ def write_arrays(path: Path, tree: dict[str, Any], manifest: dict[str, Any]) -> 
 
 
 def delete_checkpoint(path: Path) -> None:
-    """Deletes a checkpoint, which is no longer taken for one whenever this is ended."""
+    """Deletes a checkpoint; if interrupted, what is left does not count as one."""
     remains = path.with_name(f"{path.name}{_INCOMPLETE}-deleted")
     path.rename(remains)
     shutil.rmtree(remains)
 
 
 def delete_incomplete(directory: Path) -> None:
-    """Deletes what is left of checkpoints whose writing or deleting was interrupted."""
+    """Deletes the remains of checkpoints whose writing or deletion was interrupted."""
     for path in directory.glob(f"*{_INCOMPLETE}*"):
         shutil.rmtree(path)
 
 
 @contextlib.contextmanager
 def explain_failure(directory: Path) -> Iterator[None]:
-    """Raises CheckpointError, with what to do, for what the file system raises."""
+    """Turns errors of the file system into CheckpointError, which says what to do."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Writes and reads weights: checkpoints without what only training needs."""
+"""Writes and reads weights: checkpoints without the state that only training needs."""
 
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,10 @@ def load_weights(
 def initialize_from(
     path: str | Path, params: dict[str, Any], stats: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Returns weights to begin a run with, and which parts of the model stay new.
+    """Returns the initial weights of a run, and which parts of the model stay new.
 
-    All are the checkpoint's if it is of the same kind of model. If it is of another
-    kind, such as a classifier where pixels are to be classified, its backbone is taken.
+    A checkpoint of the same kind of model supplies all of them, one of another kind,
+    such as a classifier's for a segmentation model, only the backbone.
 
     Args:
         path: For `find_checkpoint`.

@@ -1,1 +1,1 @@
-"""From PyTorch names and layouts to ours, and back."""
+"""Converts PyTorch names and layouts to ours, and back."""

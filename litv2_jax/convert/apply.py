@@ -1,4 +1,4 @@
-"""Fills a module from PyTorch arrays, completely or not at all, and back."""
+"""Fills a module from PyTorch arrays, completely or not at all, and the reverse."""
 
 import collections
 import dataclasses
@@ -27,7 +27,7 @@ class Entry:
     Attributes:
         torch_name: Its PyTorch name.
         path: Its path here, such as `backbone/stages/0/blocks/1/norm2/scale`.
-        variable: Where it is kept here.
+        variable: The module's variable that holds it.
     """
 
     torch_name: str
@@ -49,9 +49,8 @@ class LoadReport:
 
     Attributes:
         loaded: The arrays filled.
-        missing: PyTorch names that the model has and the file has not; they are as they
-            were.
-        unexpected: PyTorch names that the file has and the model has not.
+        missing: PyTorch names that only the model has; their arrays are unchanged.
+        unexpected: PyTorch names that only the file has.
     """
 
     loaded: list[Entry]
@@ -65,10 +64,10 @@ def load_torch_weights(
     strict: bool = True,
     entry: str | None = None,
 ) -> LoadReport:
-    """Fills a module with PyTorch weights, in place; on an error it stays as it was.
+    """Fills a module with PyTorch weights, in place; an error leaves it unchanged.
 
     A segmentation model or detector takes the backbone of a classifier's weights, as
-    training from ImageNet does: a warning says what of the model is left as it was.
+    training from ImageNet does, and a warning names the parts that stay unchanged.
     BatchNorm's counts of batches, on which nothing depends, may be absent: they become
     0.
 
@@ -83,7 +82,7 @@ def load_torch_weights(
     Raises:
         FileNotFoundError, TorchFileError: If the file cannot be read.
         ValueError: If an array is missing, unexpected, misshaped, of the wrong type or
-            not finite. The message lists them all and says what the likely cause is.
+            not finite. The message lists them all and names the likely cause.
     """
     if isinstance(path_or_state_dict, Mapping):
         arrays = {name: np.asarray(x) for name, x in path_or_state_dict.items()}
@@ -100,13 +99,13 @@ def load_torch_weights(
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Which arrays of a file go where in a model.
+    """The arrays of a file, assigned to those of a model.
 
     Attributes:
         pairs: What to fill, and the array for it in PyTorch's layout.
-        missing: PyTorch names that the model has and the file has not.
-        unexpected: PyTorch names that the file has and the model has not.
-        warnings: What there is to say of it.
+        missing: PyTorch names that only the model has.
+        unexpected: PyTorch names that only the file has.
+        warnings: Sentences for the log.
     """
 
     pairs: list[tuple[Entry, np.ndarray]]
@@ -118,15 +117,15 @@ class Match:
 def match_weights(
     model: nnx.Module, arrays: dict[str, np.ndarray], strict: bool = True
 ) -> Match:
-    """Finds out what `load_torch_weights` would do, of a model or its shapes alone.
+    """Finds out what `load_torch_weights` would do, for a model or only its shapes.
 
     Args:
-        model: As there; `nnx.eval_shape` of one is enough.
+        model: As in `load_torch_weights`, or its `nnx.eval_shape`.
         arrays: By PyTorch name.
-        strict: As there.
+        strict: As in `load_torch_weights`.
 
     Raises:
-        ValueError: As there.
+        ValueError: As `load_torch_weights`.
     """
     all_entries = list(torch_entries(model))
     entries, arrays, unused = _match_backbone(all_entries, arrays)
@@ -162,11 +161,11 @@ def match_weights(
 def _match_backbone(
     entries: list[Entry], arrays: dict[str, np.ndarray]
 ) -> tuple[list[Entry], dict[str, np.ndarray], list[str]]:
-    """Picks the backbone where a classifier's weights meet another model.
+    """Picks the backbone if the weights are a classifier's and the model is not one.
 
     Returns:
         The entries to fill, the arrays by their names, and the names in the file of the
-        arrays that are left; all and none but in that one case.
+        arrays that are left; otherwise all entries and arrays, and none left.
     """
     shapes = {name: array.shape for name, array in arrays.items()}
     ours = identify.find_family({e.torch_name: e.torch_shape for e in entries})
@@ -180,7 +179,7 @@ def _match_backbone(
 def _with_counts(
     entries: list[Entry], arrays: dict[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Adds counts of batches, all 0, to weights that have none, and says so.
+    """Adds counts of batches, all 0, to weights that have none, and a sentence on it.
 
     Some codes leave them out, and so did PyTorch before 0.4.1.
     """
@@ -228,7 +227,7 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
 def torch_entries(
     module: nnx.Module, torch_name: str = "", path: str = ""
 ) -> Iterator[Entry]:
-    """Returns the arrays of a module with their PyTorch names, one after the other.
+    """Returns the arrays of a module with their PyTorch names, in order.
 
     Args:
         module: A module of this package.
@@ -272,7 +271,7 @@ def _join(separator: str, *parts: object) -> str:
 
 
 def _check(entry: Entry, array: np.ndarray) -> str:
-    """Returns what is wrong with an array, or nothing."""
+    """Returns what is wrong with an array, or ""."""
     if array.shape != entry.torch_shape:
         return (
             f"{entry.torch_name}: shape {array.shape} in the file, "

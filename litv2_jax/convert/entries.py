@@ -1,9 +1,9 @@
-"""Chooses the weights to take among all that a training code saved.
+"""Chooses one of the sets of weights that a training code saved.
 
 A file may hold several sets of weights: under `model` and `model_ema`, or in one state
-dict under different prefixes. One is taken, and it is said which, and what else there
-is. Wrappers of a model, for data-parallel training or compilation, leave prefixes on
-all names, which are taken off.
+dict under different prefixes. Notes name the set taken and the others. Wrappers of a
+model, for data-parallel training or compilation, leave prefixes on all names, which are
+removed.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ MAX_ARRAYS = 20_000
 _PREFERRED = ("model", "state_dict", "", "model_state_dict", "module", "net", "network")
 # Words in the names of an average of the weights over the steps.
 _AVERAGES = ("ema", "swa", "averag", "teacher", "shadow")
-# What codes that average weights count beside them.
+# Counters that codes store beside averages.
 _COUNTS = frozenset(["n_averaged", "steps", "step", "num_updates", "decay"])
-# What wrappers put before all names, and what they put anywhere in them.
+# Prefixes that wrappers add to all names, and parts that they add anywhere in them.
 _WRAPPERS = ("module.", "model.")
 _INNER_WRAPPERS = frozenset(
     ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
@@ -43,9 +43,9 @@ class Entry:
         label: What to call it; empty for all that the file holds.
         values: What it holds, by names as a model has them.
         is_model: Whether it has the first layer of a LITv2.
-        counts: Names beside it of what wrappers count, which is no weight.
-        others: Names beside it of anything else.
-        num_unnamed: How many arrays there are whose names are no text, or too long.
+        counts: Names of counters beside it, which are not weights.
+        others: Names of anything else beside it.
+        num_unnamed: Number of arrays whose names are not text, or too long.
     """
 
     label: str
@@ -62,14 +62,14 @@ class Entry:
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        """What sorts it before others that are worth less."""
+        """Sort key; the best entry has the smallest."""
         top = self.label.partition(".")[0]
         place = _PREFERRED.index(top) if top in _PREFERRED else len(_PREFERRED)
         return not self.is_model, self.is_average, place
 
 
 def choose(entries: list[Entry], wanted: str | None) -> tuple[Entry, list[str]]:
-    """Returns the weights to take, and sentences about the choice there was.
+    """Returns the weights to take, and sentences about the choice.
 
     Args:
         entries: One or more, from `split`.
@@ -121,7 +121,7 @@ def _labels(entries: list[Entry]) -> str:
 def _explain(taken: Entry, others: list[Entry]) -> list[str]:
     notes = []
     label = f"'{printable(taken.label)}'" if taken.label else "the top level"
-    # A tensor or two beside the weights, such as a loss, are no others.
+    # A tensor or two beside the weights, such as a loss, do not count.
     others = [e for e in others if e.is_model or (e.label and not taken.is_model)]
     if others:
         notes.append(
@@ -143,7 +143,7 @@ def split(label: str, values: Mapping[str, Any], num_unnamed: int = 0) -> list[E
 
     Args:
         label: Where the file keeps it.
-        values: Arrays, or what stands for them, by PyTorch name.
+        values: Arrays, or placeholders for them, by PyTorch name.
         num_unnamed: As in `Entry`.
 
     Raises:
@@ -171,7 +171,7 @@ def split(label: str, values: Mapping[str, Any], num_unnamed: int = 0) -> list[E
     others = [name for name in left if name not in _COUNTS]
     entries = []
     for prefix, group in groups.items():
-        # The prefix tells it from others, or from what is beside it.
+        # The prefix distinguishes it from others, or from what is beside it.
         part = prefix.rstrip(".") if len(groups) > 1 or others else ""
         own_label = ".".join(filter(None, (label, part)))
         group, average = _without_averages(group)
@@ -183,14 +183,14 @@ def split(label: str, values: Mapping[str, Any], num_unnamed: int = 0) -> list[E
 
 
 def _prefixes_of(name: str) -> list[str]:
-    """Returns the parts that a name begins with, the longest first, and nothing."""
+    """Returns the parts that a name begins with, the longest first, and ""."""
     parts = name.split(".", _MAX_DEPTH)[:-1]
     ends = range(len(parts), 0, -1)
     return [".".join(parts[:end]) + "." for end in ends] + [""]
 
 
 def _find_prefixes(values: Mapping[str, Any]) -> set[str]:
-    """Returns what is before the names of each LITv2 in a state dict."""
+    """Returns the prefix of each LITv2 in a state dict."""
     prefixes = set()
     for name in values:
         prefix = name.removesuffix(FIRST_LAYER)
@@ -225,7 +225,7 @@ def _without_wrappers(values: Mapping[str, Any]) -> Mapping[str, Any]:
 def _without_averages(
     values: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Takes apart the weights and the averages that mmcv keeps among them.
+    """Separates the weights from the averages that mmcv keeps among them.
 
     It calls the average of `head.weight` `ema_head_weight`, and has none of buffers.
     """

@@ -1,4 +1,4 @@
-"""Errors about files of others, and their text made fit for a message."""
+"""Errors about untrusted files, and text from these made safe for messages."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def printable(text: str, limit: int = 120) -> str:
 
     Args:
         text: Of any length, with any characters.
-        limit: Characters to show; the end of what is longer is left out.
+        limit: Characters to show; longer text is cut.
 
     Returns:
         One line without control characters, which a terminal would obey.

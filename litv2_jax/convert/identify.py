@@ -1,4 +1,4 @@
-"""Recognises a model by the shapes of its arrays, and explains why two do not fit."""
+"""Recognizes a model by the shapes of its arrays, and explains why two do not fit."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from litv2_jax.models.family import Family, Shapes, list_families, side_of
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """What shapes show of a LITv2; neither window sizes nor the number of heads.
+    """The sizes of a LITv2 that shapes show: not the windows, not the heads.
 
     Attributes:
         embed_dim: Channels of the first stage.
@@ -35,7 +35,7 @@ class Architecture:
 
 
 def architecture_of(config: BackboneConfig) -> Architecture:
-    """Returns what the shapes of a backbone will show."""
+    """Returns the architecture that the shapes of a backbone will show."""
     low_dims = []
     for dim, heads, window in zip(
         config.dims, config.num_heads, config.window_sizes, strict=True
@@ -46,7 +46,7 @@ def architecture_of(config: BackboneConfig) -> Architecture:
 
 
 def find_family(shapes: Shapes) -> Family | None:
-    """Returns the family of the model with these arrays; None if it is none of ours."""
+    """Returns the family of the model with these arrays; None if there is none."""
     if not any(name.startswith(BACKBONE) for name in shapes):
         # Perhaps without its head.
         return CLASSIFIER if FIRST_LAYER in shapes else None
@@ -60,14 +60,14 @@ def is_backbone(name: str) -> bool:
     """Returns whether a dense model has an array in common with a classifier.
 
     Args:
-        name: PyTorch name in the dense model, whose norms of the maps are its own.
+        name: PyTorch name in the dense model, which adds norms of the maps.
     """
     is_norm = re.match(r"backbone\.norm\d", name)
     return name.startswith(BACKBONE) and not is_norm
 
 
 def read_architecture(shapes: Shapes) -> Architecture | None:
-    """Reads the architecture off a model's state dict; None if it is none of ours."""
+    """Reads the architecture from a model's shapes; None if it is not a LITv2."""
     shapes = {name.removeprefix(BACKBONE): shape for name, shape in shapes.items()}
     blocks = {
         (int(match[1]), int(match[2]))
@@ -95,7 +95,7 @@ def sizes_with_shapes(found: Architecture) -> dict[str, Any] | None:
         is_split = 0 <= low < dim
         num_heads.append(dim // math.gcd(dim, low) if is_split else 1)
         window_sizes.append(2 if is_split else int(low == dim))
-        # A little above the share, which rounding must not take below it.
+        # A little above the fraction, so that rounding does not fall below it.
         alpha = max(alpha, low / dim + 1e-6) if is_split else alpha
     sizes = {
         "embed_dim": found.embed_dim,
@@ -114,7 +114,7 @@ def _low_dim(shapes: Shapes, attention: str) -> int:
 
 
 def num_classes_of(shapes: Shapes) -> int:
-    """Returns the size of a model's logits, 0 where there is no head."""
+    """Returns the size of a model's logits, 0 if it has no head."""
     family = find_family(shapes)
     return read_own_sizes(shapes, family)["num_classes"] if family else 0
 
@@ -122,8 +122,8 @@ def num_classes_of(shapes: Shapes) -> int:
 def recognize_variant(shapes: Shapes) -> str | None:
     """Returns the first name of a model with these shapes, if there is one.
 
-    `litv2_b_384` has those of `litv2_b`: its layers are the same; so are those of
-    `retinanet_litv2_s_window4` and `retinanet_litv2_s`.
+    `litv2_b_384` has the same shapes as `litv2_b`, and `retinanet_litv2_s_window4` as
+    `retinanet_litv2_s`.
     """
     found, family = read_architecture(shapes), find_family(shapes)
     for name, config in family.configs.items() if family else ():
@@ -133,7 +133,7 @@ def recognize_variant(shapes: Shapes) -> str | None:
 
 
 def explain_difference(file: Shapes, model: Shapes) -> str:
-    """Says in a sentence why a file does not fit a model.
+    """Returns a sentence on why a file does not fit a model.
 
     Args:
         file: Shapes of the file's arrays by PyTorch name.
@@ -187,14 +187,14 @@ def read_sizes(config: Mapping[str, Any], found: Architecture) -> dict[str, Any]
     """Returns the sizes that the original's training configuration names.
 
     Args:
-        config: From `read_torch_config`; may be empty, and say anything.
+        config: From `read_torch_config`; may be empty, and is not trusted.
         found: What the arrays beside it show.
 
     Returns:
-        Arguments of `create_model`; those that the configuration has.
+        Those arguments of `create_model` that the configuration has.
 
     Raises:
-        ValueError: If one is no such size, or is not that of the arrays.
+        ValueError: If one is not a valid size, or differs from that of the arrays.
     """
     lit = read_section(config, "MODEL", "LIT")
     sizes: dict[str, Any] = {}
@@ -227,7 +227,7 @@ def read_image_size(config: Mapping[str, Any]) -> int | None:
 
 
 def read_section(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """Returns a section of a configuration, empty where there is none."""
+    """Returns a section of a configuration, empty if there is none."""
     section: Any = config
     for name in names:
         section = section.get(name) if isinstance(section, Mapping) else None

@@ -1,7 +1,7 @@
 """What the instructions of a pickle do to a stack and a memo.
 
-Nothing is copied that an instruction refers to and nothing recurses, so that each takes
-no longer than what it takes off the stack.
+Instructions copy nothing that they refer to and do not recurse, so that the time of
+each is bounded by what it pops off the stack.
 """
 
 import pickle
@@ -14,13 +14,13 @@ from litv2_jax.convert.pickled_calls import call, find, refuse_change
 from litv2_jax.convert.pickled_objects import Global, Inert, Storage
 
 # An index in the memo is a count of instructions.
-MAX_INSTRUCTIONS = 400_000  # Of a large model with its optimizer there are 200,000.
+MAX_INSTRUCTIONS = 400_000  # A large model with its optimizer has 200,000.
 
 
 class Machine:
     """The stack and the memo.
 
-    A mark puts the stack away until what is above it is wanted.
+    A mark sets the stack aside until what is above the mark is popped.
     """
 
     def __init__(self, size: int):
@@ -35,13 +35,13 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def pop_to_mark(self) -> list[Any]:
-        """Returns what is above the last mark, and takes both off the stack."""
+        """Pops and returns what is above the last mark, and pops the mark."""
         items = self.stack
         self.stack = self.outer_stacks.pop()
         return items
 
     def pop(self, count: int) -> tuple[Any, ...]:
-        """Returns the last things on the stack, taken off."""
+        """Pops and returns the last items of the stack."""
         if len(self.stack) < count:
             raise IndexError
         items = tuple(self.stack[-count:])
@@ -133,7 +133,7 @@ def _call(machine: Machine) -> None:
 
 
 def _make_object(machine: Machine, count: int) -> None:
-    """Makes an object of a class; arguments by name, at the end, are ignored."""
+    """Makes an object of a class; keyword arguments, at the end, are ignored."""
     kind, arguments, *_ = machine.pop(count)
     machine.stack.append(call(kind, arguments, is_class=True))
 
@@ -156,7 +156,7 @@ def _check_protocol(machine: Machine, protocol: int) -> None:
 
 
 def _build(machine: Machine) -> None:
-    """Forgets the attributes of an object."""
+    """Drops the attributes of an object."""
     target, _ = machine.pop(2)
     if isinstance(target, Global):
         raise refuse_change(target)
@@ -170,7 +170,7 @@ def _push_storage(machine: Machine) -> None:
     if type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage":
         kind, key, size = pid[1], pid[2], pid[4]
         if isinstance(kind, Global) and type(key) is str and type(size) is int:
-            # PyTorch before 1.6 had a sixth part; of that, no storages are read.
+            # PyTorch before 1.6 had a sixth part; such storages are not read.
             is_old = len(pid) == 6
             machine.stack.append(Inert(kind) if is_old else Storage(kind, key, size))
             return
@@ -226,7 +226,7 @@ _ACTIONS: dict[str, Callable[..., None]] = {
     "BUILD": _build,
     "BINPERSID": _push_storage,
 }
-# The form of the argument and what to do, by the byte that stands for it.
+# The kind of argument and what to do, by the byte of the instruction.
 INSTRUCTIONS = {
     opcode.code.encode("latin-1"): (opcode.arg, _ACTIONS[opcode.name])
     for opcode in pickletools.opcodes

@@ -1,7 +1,7 @@
-"""What the calls in a pickle stand for, of which none is made.
+"""What the calls in a pickle stand for; none of them is executed.
 
 A pickle builds objects by calling what it names. Here a call gives a `Tensor`, a plain
-container or an `Inert`; a call that could not be the making of data is refused.
+container or an `Inert`; a call that may do more than create data is refused.
 """
 
 import functools
@@ -29,11 +29,11 @@ def call(function: Any, arguments: Any, *, is_class: bool = False) -> Any:
     Args:
         function: What is called.
         arguments: A tuple of them.
-        is_class: Whether it is called as a class, of which an object is made.
+        is_class: Whether it is called as a class, to create an object.
 
     Raises:
         UnsafeFileError: If the call could run code.
-        TorchFileError: If PyTorch makes no such call.
+        TorchFileError: If PyTorch never makes such a call.
     """
     if not isinstance(function, Global):
         raise UnsafeFileError(
@@ -44,7 +44,7 @@ def call(function: Any, arguments: Any, *, is_class: bool = False) -> Any:
         raise TorchFileError(f"it calls {function} without arguments")
     if is_class and _KNOWN.get(function) in _NO_CLASSES:
         raise TorchFileError(f"it makes an object of {function}, which is no class")
-    arguments = arguments[:16]  # More would cost time in files made to take it.
+    arguments = arguments[:16]  # More would let hostile files take time.
     for argument in arguments:
         if isinstance(argument, Global) and _is_code(argument):
             raise _unsafe(argument)
@@ -81,7 +81,7 @@ def _tensor(function: Global, storage: Any = None, *layout: Any) -> Any:
         return Inert(function)
     if not isinstance(storage, Storage) or len(layout) < 3:
         raise _other_arguments(function)
-    # After the gradient and its hooks: conjugate or negated numbers, of complex ones.
+    # After the gradient and its hooks: whether numbers are conjugated or negated.
     return Inert(function) if any(layout[5:6]) else Tensor(storage, *layout[:3])
 
 
@@ -110,7 +110,7 @@ def _from_type(
 
 
 def _dictionary(function: Global, *arguments: Any) -> Any:
-    """Stands in for dict and its kin: empty, or of the items of another."""
+    """Stands in for dict and its subclasses: empty, or with the items of another."""
     if len(arguments) > 1 + (function.name == "defaultdict"):
         raise _other_arguments(function)
     is_copy = len(arguments) == 1 and isinstance(arguments[0], Inert)
@@ -156,7 +156,7 @@ _NO_CLASSES = (_tensor, _parameter, _from_type, _object, _attribute, _item)
 _TENSORS = frozenset(
     Global("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2")
 )
-# How the names begin of functions that make objects, by package.
+# Prefixes of the functions that create objects, by package.
 _REBUILDERS = {"torch": "_rebuild_", "numpy": "__pyx_unpickle_"}
 _MAX_NAME = 200
 _PATHS = "Path PosixPath PurePath PurePosixPath PureWindowsPath WindowsPath"
@@ -185,7 +185,7 @@ _STANDS_FOR: dict[str, dict[Callable[..., Any], str]] = {
         _inert: "ChainMap UserDict UserList deque",
     },
     "copyreg": {_object: "_reconstructor __newobj__ __newobj_ex__"},
-    # By which protocol 2 spells bytes.
+    # Protocol 2 writes bytes with it.
     "_codecs": {_inert: "encode"},
     "_operator": {_item: "getitem"},
     "operator": {_item: "getitem"},
@@ -221,7 +221,7 @@ _DATA_FUNCTIONS = frozenset(
 
 
 def _is_standard(function: Global) -> bool:
-    """Whether a name is of the standard library, or reaches into it."""
+    """Whether a name belongs to the standard library, or reaches into it."""
     parts = [function.module.partition(".")[0], *function.name.split(".")[:-1]]
     return any(part.lstrip("_") in _STANDARD for part in parts)
 
@@ -231,7 +231,7 @@ _STANDARD = frozenset(name.lstrip("_") for name in sys.stdlib_module_names) - {"
 
 @functools.lru_cache(1000)
 def _is_code(function: Global) -> bool:
-    """Whether a function must not even be handed to another one."""
+    """Whether a function must not even be passed to another one."""
     return (
         _is_standard(function)
         and function not in _KNOWN
@@ -241,10 +241,10 @@ def _is_code(function: Global) -> bool:
 
 @functools.lru_cache(1000)
 def _makes_data(function: Global) -> bool:
-    """Whether a call of what is not in the tables can be taken for making data.
+    """Whether a call of what is not in the tables only creates data.
 
-    Of the standard library, the tables are all. Elsewhere classes are told by their
-    capitals; PyTorch's functions that rebuild tensors are of kinds that are not read.
+    For the standard library, the tables are complete. Elsewhere a capital marks a
+    class; PyTorch's other functions that rebuild tensors make kinds that are not read.
     """
     if _is_standard(function):
         return False

@@ -1,4 +1,4 @@
-"""What stands for the objects of a pickle: names, storages, tensors, dictionaries.
+"""Stand-ins for the objects of a pickle: names, storages, tensors, dictionaries.
 
 None of them has attributes that a pickle could set, and none is ever called.
 """
@@ -10,7 +10,7 @@ from litv2_jax.convert.errors import printable
 
 
 class Global(NamedTuple):
-    """A class or function, by its name alone."""
+    """A class or function, by its name only."""
 
     module: str
     name: str
@@ -20,7 +20,7 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """One run of numbers beside the pickle, by its name there.
+    """One run of numbers beside the pickle, by its name in the archive.
 
     Attributes:
         kind: The type of its numbers, such as torch.FloatStorage.
@@ -34,7 +34,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view of a storage as the pickle describes it, of which nothing is checked."""
+    """A view of a storage as the pickle describes it, unchecked."""
 
     storage: Storage
     offset: Any
@@ -43,13 +43,13 @@ class Tensor(NamedTuple):
 
 
 class Inert(dict):
-    """A dictionary, or what stands in for any other object.
+    """A dictionary, or the stand-in for any other object.
 
     Only keys that are text are kept: no other object of a file is ever hashed.
 
     Attributes:
         kind: The class of the object; None for a plain dictionary.
-        num_unnamed: How many items had other keys.
+        num_unnamed: Number of items with other keys.
     """
 
     __slots__ = ("kind", "num_unnamed")

@@ -70,7 +70,7 @@ _NAMES: dict[type, dict[str, str]] = {
     NoNorm: {},
 }
 
-# Where our axes come from in PyTorch, by their number: a Linear is (out, in) there, a
+# PyTorch's axis of each of ours, by their number: in PyTorch a Linear is (out, in), a
 # convolution (out, in, height, width), a transposed one (in, out, height, width).
 AXES_FROM_TORCH = {0: (), 1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 

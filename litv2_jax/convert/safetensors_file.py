@@ -37,7 +37,7 @@ class SafetensorsFiles:
     """
 
     def __init__(self, path: Path):
-        """Reads what arrays there are.
+        """Reads the names of the arrays.
 
         Args:
             path: A safetensors file, or an index: a JSON file that names shards.
@@ -124,7 +124,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _compare(found: set[str], wanted: set[str]) -> None:
-    """Raises TorchFileError unless a shard has the arrays that the index says."""
+    """Raises TorchFileError unless a shard has the arrays that the index names."""
     for names, problem in (
         (wanted - found, "it lacks arrays that the index looks for in it"),
         (found - wanted, "it has arrays that the index does not look for in it"),
@@ -135,7 +135,7 @@ def _compare(found: set[str], wanted: set[str]) -> None:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Opens a file and turns what the library raises into one error."""
+    """Opens a file and turns any exception of the library into TorchFileError."""
     size = path.stat().st_size
     with path.open("rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
@@ -149,7 +149,7 @@ def _open(path: Path) -> Iterator[Any]:
             yield file
     except (TorchFileError, MemoryError):
         raise
-    # Also what its parser panics with, which is no Exception.
+    # A panic of its parser is not an Exception.
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
@@ -160,7 +160,7 @@ def _open(path: Path) -> Iterator[Any]:
 
 
 def _read_names(path: Path) -> list[str]:
-    """Returns the names of the arrays in a file, all of which can be read."""
+    """Returns the names of the arrays in a file, having checked all of them."""
     with _open(path) as file:
         names = list(file.keys())
         if len(names) > MAX_ARRAYS:

@@ -19,7 +19,7 @@ def find_entries(contents: Any) -> list[Entry]:
         contents: From `unpickle`.
 
     Raises:
-        TorchFileError: If there are none; it says what there is instead.
+        TorchFileError: If there are none; it names what the file holds instead.
     """
     found = []
     for label, values in _find_dictionaries(contents):

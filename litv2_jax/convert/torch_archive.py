@@ -1,7 +1,7 @@
 """The zip archive that torch.save writes: a pickle, and raw storages beside it.
 
-Members are read as they lie in the file, and their sizes are checked against its own
-before: nothing is decompressed, and nothing larger than the file is made.
+Members are stored uncompressed, and their sizes are first checked against the size of
+the file: nothing is decompressed, and no array is larger than the file.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class TorchArchive:
         """Reads the table of contents.
 
         Args:
-            file: At least as long as this lives.
+            file: Must stay open as long as this object is used.
 
         Raises:
-            zipfile.BadZipFile: If it is no zip archive.
+            zipfile.BadZipFile: If it is not a zip archive.
             TorchFileError: If torch.save did not write it.
         """
         self._file_size = file.seek(0, os.SEEK_END)
@@ -86,7 +86,7 @@ class TorchArchive:
         return order == b"big"
 
     def _read(self, name: str, max_size: int) -> bytes:
-        """Returns the bytes of a member, whose checksum is found right."""
+        """Returns the bytes of a member, after checking its checksum."""
         member = self._members[f"{self._root}{name}"]
         if member.file_size > max_size:
             raise TorchFileError(
@@ -97,7 +97,7 @@ class TorchArchive:
             return self._archive.read(member)
 
     def _read_storage(self, key: str) -> bytearray:
-        """Returns the bytes of a storage, for arrays to lie in."""
+        """Returns the bytes of a storage, writable, so that arrays can be views."""
         member = self._members.get(f"{self._root}data/{key}")
         if member is None:
             raise TorchFileError(f"its storage {printable(key, 40)} is missing")
@@ -109,7 +109,7 @@ class TorchArchive:
         return data
 
     def _check_places(self) -> None:
-        """Sees that members are bytes of the file, and no byte is of two of them."""
+        """Checks that members lie within the file and do not overlap."""
         end = 0
         for info in sorted(self._members.values(), key=lambda info: info.header_offset):
             name = printable(info.filename)
@@ -130,7 +130,7 @@ class TorchArchive:
 
 @contextlib.contextmanager
 def _explain_zip() -> Iterator[None]:
-    """Makes one error of the many that zipfile raises."""
+    """Turns the many errors that zipfile raises into one."""
     try:
         yield
     except MemoryError:
@@ -141,9 +141,9 @@ def _explain_zip() -> Iterator[None]:
 
 
 def _check_directory(file: BinaryIO, file_size: int) -> None:
-    """Sees that the table of contents is short, before zipfile reads it.
+    """Checks that the table of contents is short, before zipfile reads it.
 
-    The records at the end are those that zipfile takes where there is no comment.
+    It reads the same records at the end as zipfile does without a comment.
     """
     file.seek(max(0, file_size - 98))
     tail = file.read().rjust(98, b"\0")

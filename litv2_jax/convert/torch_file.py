@@ -1,7 +1,7 @@
 """Reads and writes the files of PyTorch and safetensors, without PyTorch.
 
 A `.pth` file is a zip archive (since PyTorch 1.6) of raw storages and a pickle that
-says which tensor lies where in them.
+describes the tensors as views of them.
 """
 
 import contextlib
@@ -31,14 +31,14 @@ from litv2_jax.paths import expand_path
 
 @dataclasses.dataclass(frozen=True)
 class TorchCheckpoint:
-    """What is of use in a file of PyTorch's.
+    """The useful contents of a PyTorch file.
 
     Attributes:
         arrays: By PyTorch name, in the types and layouts stored.
         config: The settings saved beside them, if they are a dictionary.
-        notes: Sentences about a choice of weights that there was.
-        experiment: What mmcv or mmengine call the run, mostly by the name of its
-            configuration; empty where they do not say.
+        notes: Sentences about the choice of weights.
+        experiment: What mmcv or mmengine call the run, mostly the name of its
+            configuration; empty if unknown.
     """
 
     arrays: dict[str, np.ndarray]
@@ -50,11 +50,11 @@ class TorchCheckpoint:
 def read_torch_checkpoint(
     path: str | PathLike, entry: str | None = None
 ) -> dict[str, np.ndarray]:
-    """Reads the weights of a `.pth`, `.pt` or `.safetensors` file, running nothing.
+    """Reads the weights of a `.pth`, `.pt` or `.safetensors` file, executing nothing.
 
     Finds them as a plain state dict, under `model`, `state_dict` or another name, and
-    takes off prefixes that all names share, such as `module.`. If there are several,
-    averages (`model_ema`) are taken last; what else there is gets logged as a warning.
+    removes common prefixes of all names, such as `module.`. Of several sets, averages
+    (`model_ema`) come last; the sets not taken are logged as a warning.
 
     Args:
         path: The file; its contents decide the format, not its name. Shards of a
@@ -62,8 +62,8 @@ def read_torch_checkpoint(
         entry: Which weights to take, such as `model_ema`; None for the best guess.
 
     Returns:
-        Arrays by PyTorch name, in the types and layouts stored. Names that share a
-        tensor share an array.
+        Arrays by PyTorch name, in the types and layouts stored. Names of the same
+        tensor have the same array.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -83,7 +83,7 @@ def read_torch_config(path: str | PathLike) -> dict[str, Any]:
         path: As for `read_torch_checkpoint`.
 
     Returns:
-        The `config` entry as nested dictionaries; empty where there is none.
+        The `config` entry as nested dictionaries; empty if there is none.
 
     Raises:
         FileNotFoundError, TorchFileError: As `read_torch_checkpoint`.
@@ -100,11 +100,11 @@ def read_checkpoint(path: str | PathLike, entry: str | None = None) -> TorchChec
     """Reads weights and settings, and returns what `read_torch_checkpoint` would log.
 
     Args:
-        path: As there.
-        entry: As there.
+        path: As in `read_torch_checkpoint`.
+        entry: As in `read_torch_checkpoint`.
 
     Raises:
-        FileNotFoundError, TorchFileError: As there.
+        FileNotFoundError, TorchFileError: As `read_torch_checkpoint`.
     """
     path = expand_path(Path(path))
     with _explain_errors(path):
@@ -150,7 +150,7 @@ def write_torch_checkpoint(
             in mmsegmentation.
 
     Raises:
-        ValueError: If the ending is another, or PyTorch has no such type of number.
+        ValueError: If the suffix is another one, or PyTorch lacks the type of an array.
     """
     path = expand_path(Path(path))
     # Both need C-contiguous bytes; `ascontiguousarray` turns shape () into (1,).
@@ -172,7 +172,7 @@ def write_torch_checkpoint(
 
 @contextlib.contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    """Turns what the parsers raise into one sentence about the file."""
+    """Turns exceptions of the parsers into one sentence about the file."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
     try:

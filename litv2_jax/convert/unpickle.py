@@ -1,11 +1,11 @@
-"""Reads the pickle inside a PyTorch file with an interpreter of its own.
+"""Reads the pickle inside a PyTorch file with a safe interpreter.
 
 Unpickling usually means importing and calling whatever the file says. This interpreter
 knows the instructions of a pickle and nothing else: no object of the file is called,
 hashed, compared or printed, and none has attributes that could be set. What a call
 stands for is in `pickled_calls`.
 
-Time and memory are bounded by the number of instructions and of letters.
+Time and memory are bounded by the number of instructions and of characters.
 """
 
 import io
@@ -20,11 +20,11 @@ from litv2_jax.convert.pickle_instructions import (
 )
 from litv2_jax.convert.pickled_objects import Inert
 
-# Longer texts and bytes, such as a log or the source of a recipe, are passed over.
+# Longer texts and bytes, such as a log or the source of a recipe, are skipped.
 MAX_TEXT = 1000
 MAX_TEXT_IN_ALL = 16 * 2**20
 
-# How many bytes say how long an argument is.
+# Bytes of the length of an argument.
 _WIDTHS = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -79,14 +79,14 @@ class _Interpreter:
         self._text_left = MAX_TEXT_IN_ALL
 
     def run(self) -> Any:
-        """Returns what the pickle at the position holds, and goes to its end."""
+        """Returns what the pickle at the position holds, and advances to its end."""
         try:
             return self._run(Machine(len(self._data)))
         except TorchFileError:
             raise
         except IndexError:
             reason = "an instruction has nothing to work on"
-        # Those of the readers in pickletools, and of the instructions.
+        # From the readers in pickletools, and from the instructions.
         except (ValueError, TypeError) as error:
             reason = printable(str(error)) or type(error).__name__
         raise TorchFileError(f"its pickle is damaged ({reason})")
@@ -120,7 +120,7 @@ class _Interpreter:
         """Returns an argument of any length; `Inert` for what is too long."""
         start = self._stream.tell()
         if argument.n == pickletools.UP_TO_NEWLINE:
-            # Slow to read, and in a checkpoint there are few: the names of classes.
+            # Slow to read, and few in a checkpoint: the names of classes.
             self._num_instructions += 9
             end = start
             for _ in range(2 if argument is pickletools.stringnl_noescape_pair else 1):

@@ -1,4 +1,4 @@
-"""Views of storages: which numbers a tensor takes, and that there are such."""
+"""Views of storages: which numbers a tensor has, checked against the storage."""
 
 import math
 from typing import NamedTuple
@@ -26,7 +26,7 @@ MAX_DIMENSIONS = 16
 
 
 class View(NamedTuple):
-    """What a tensor takes of a storage, in numbers rather than bytes.
+    """The part of a storage that a tensor has, in numbers rather than bytes.
 
     Attributes:
         key: Name of the storage.
@@ -46,7 +46,7 @@ class View(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Of an array with these numbers."""
+        """Size of an array with these numbers, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def take(
@@ -57,8 +57,8 @@ class View(NamedTuple):
         Args:
             data: All bytes of the storage.
             is_big_endian: Their order.
-            is_alone: Whether nothing else needs the storage, so that the array may lie
-                in it.
+            is_alone: Whether nothing else needs the storage, so that the array may be a
+                view of it.
 
         Raises:
             TorchFileError: If the storage has another length than the pickle says.
@@ -85,11 +85,11 @@ def make_view(name: str, tensor: Tensor, file_size: int) -> View:
 
     Args:
         name: Of the tensor, for messages.
-        tensor: From the pickle; it may say anything.
-        file_size: Bytes of the whole file.
+        tensor: From the pickle, not trusted.
+        file_size: Bytes of the file.
 
     Raises:
-        TorchFileError: If there is no such view, or it is larger than the file.
+        TorchFileError: If the view is impossible, or larger than the file.
     """
     (kind, key, size), offset, shape, strides = tensor
     name = printable(name)

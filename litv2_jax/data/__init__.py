@@ -1,1 +1,1 @@
-"""Host side, numpy only: examples on disk to batches."""
+"""On the host, with numpy only: examples on disk to batches."""

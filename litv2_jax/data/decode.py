@@ -1,6 +1,6 @@
 """Decodes image files: the one decoder of training, evaluation, checks and prediction.
 
-Whatever is wrong with a file is an `UnreadableImageError` that says what.
+Anything wrong with a file raises `UnreadableImageError`, which says what it is.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from litv2_jax.data.unreadable import UnreadableImageError
 
-# What to make of an EXIF orientation: nothing, or turn the image upright by it.
+# Whether an EXIF orientation turns the image upright.
 EXIF = ("ignored", "applied")
 
 # How to turn an image that has one of these orientations.
@@ -32,8 +32,8 @@ _SWAPS_SIDES = (5, 6, 7, 8)
 # Pillow has Ghostscript run the program that such a file is.
 _PROGRAMS = ("EPS",)
 
-# Pillow's remarks on odd files, which otherwise appear between the lines of a run; what
-# it cannot decode it says by raising.
+# Pillow's warnings on odd files would appear between the lines of a run; it raises an
+# error for what it cannot decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
@@ -41,19 +41,20 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 def decode(data: bytes, exif: str = "ignored") -> Image.Image:
     """Returns the RGB image of an encoded file of any raster format that Pillow knows.
 
-    As in torchvision, transparency is dropped; of an animation the first frame is
-    taken. Levels of more than 8 bits are reduced to 8: of 16 bits, the upper half; of
-    32 bits and of floating-point numbers, which define no white, see `_reduce_levels`.
+    As in torchvision, transparency is dropped and only the first frame of an animation
+    is used. Levels of more than 8 bits are reduced to 8: those of 16 bits to the upper
+    half; for 32 bits and floating-point numbers, which define no white, see
+    `_reduce_levels`.
 
     Args:
         data: The bytes of the file.
-        exif: What to make of its EXIF orientation: `ignored` leaves the pixels as they
-            are stored, as torchvision does, `applied` turns the image upright. TIFF
-            files, of which it is a part, are always turned.
+        exif: Whether its EXIF orientation is `ignored`, which leaves the pixels as they
+            are stored, like torchvision, or `applied`, which turns the image upright.
+            TIFF files, whose format includes the orientation, are always turned.
 
     Raises:
-        UnreadableImageError: If it is not an image, or not a whole one, or memory does
-            not suffice.
+        UnreadableImageError: If it is not an image, is incomplete, or memory does not
+            suffice.
         ValueError: If `exif` is anything else.
     """
     check_exif(exif, "exif")
@@ -63,7 +64,7 @@ def decode(data: bytes, exif: str = "ignored") -> Image.Image:
 
 
 def check_exif(exif: str, name: str) -> None:
-    """Raises ValueError, which calls the setting by its name, unless it is in EXIF."""
+    """Raises ValueError, which names the setting, unless its value is in EXIF."""
     if exif not in EXIF:
         raise ValueError(f"{name} is {exif!r}; use {' or '.join(EXIF)}.")
 
@@ -85,14 +86,14 @@ def load(data: bytes, subject: str = "") -> Image.Image:
 
 
 def open_image(data: bytes, subject: str = "") -> ImageFile.ImageFile:
-    """Returns the image of an encoded file, of which only the header is read yet.
+    """Returns the image of an encoded file, having read only its header.
 
     Args:
         data: The bytes of the file.
         subject: As in `load`.
 
     Raises:
-        UnreadableImageError: If it does not begin as an image does.
+        UnreadableImageError: If it does not begin like an image.
     """
     with explain_errors(subject):
         try:
@@ -107,11 +108,11 @@ def open_image(data: bytes, subject: str = "") -> ImageFile.ImageFile:
 def orientation(image: Image.Image) -> int:
     """Returns the EXIF orientation of an image, from 1, which is upright, to 8.
 
-    As in OpenCV, EXIF data that cannot be understood say nothing. TIFF files, which
-    Pillow has turned already, are upright.
+    As in OpenCV, EXIF data that cannot be parsed are ignored. TIFF files, which Pillow
+    has turned already, are upright.
     """
     exif = Image.Exif()
-    # Damaged EXIF data fail in many ways, and are no reason to refuse the pixels.
+    # Damaged EXIF data raise many errors, and are no reason to refuse the pixels.
     with contextlib.suppress(Exception):
         exif.load(image.info.get("exif", b""))
         value = exif.get(ExifTags.Base.Orientation)
@@ -132,12 +133,12 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns an image of any mode in RGB, as `decode` says; one in RGB as it is."""
+    """Converts an image of any mode to RGB, as `decode` does; RGB stays as it is."""
     info = image.info
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow would clip these levels to white.
         image = Image.fromarray(_reduce_levels(image))
-    # Of RGB it would make a copy, 3 % of the time that a training image takes.
+    # It would copy RGB images, 3 % of the time that a training image takes.
     if image.mode != "RGB":
         image = image.convert("RGB")
     image.info = info
@@ -146,9 +147,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 @contextlib.contextmanager
 def explain_errors(subject: str = "") -> Iterator[None]:
-    """Turns whatever Pillow raises into UnreadableImageError.
+    """Turns any exception of Pillow into UnreadableImageError.
 
-    That depends on the format and on where a file is damaged: OSError, SyntaxError,
+    Its type depends on the format and on where a file is damaged: OSError, SyntaxError,
     ValueError, LookupError, TypeError, ArithmeticError, struct.error, zlib.error,
     DecompressionBombError, MemoryError and others have been seen.
 
@@ -176,14 +177,14 @@ def _formats() -> list[str]:
 
 
 def _reduce_levels(image: Image.Image) -> np.ndarray:
-    """Returns the levels of a grey image of more than 8 bits as uint8 [H, W].
+    """Returns the levels of a gray image of more than 8 bits as uint8 [H, W].
 
-    Those of 16 bits lose the lower 8. Integers of 32 bits and floating-point numbers
-    may use any range: up to 1 (floating-point only), up to 255 or up to 65,535, and it
-    is taken to be the smallest that has them all.
+    Levels of 16 bits lose the lower 8. Integers of 32 bits and floating-point numbers
+    may have any range: the smallest that contains them all is assumed, up to 1
+    (floating-point only), 255 or 65,535.
 
     Raises:
-        UnreadableImageError: If none has.
+        UnreadableImageError: If no range contains them.
     """
     levels = np.asarray(image)
     # Pillow stores the 16 bits of a PPM file in 32.

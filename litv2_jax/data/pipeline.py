@@ -1,8 +1,8 @@
-"""Shuffles, shares out among processes, transforms and batches, all by Grain.
+"""Shuffles, shards over processes, transforms and batches records, all with Grain.
 
-What a record becomes depends on the seed, the epoch and its place in the epoch alone:
+What a record becomes depends only on the seed, the epoch and its place in the epoch:
 not on the number of processes or workers, nor on where the run was resumed. The next
-one stands in for a record that is unreadable; see `unreadable.py`.
+record replaces one that is unreadable; see `unreadable.py`.
 """
 
 import os
@@ -40,10 +40,10 @@ def train_batches(
     process_count: int,
     unreadable: UnreadableRecords | None = None,
 ) -> grain.IterDataset:
-    """Returns endless batches: each epoch in a new order, less an incomplete batch.
+    """Returns endless batches: each epoch in a new order, without its incomplete batch.
 
     Args:
-        source: Records at random.
+        source: Records by index.
         transform: From a record and a random generator to arrays.
         batch_size: Records of all processes together.
         seed: Of the order and of the transform.
@@ -55,7 +55,7 @@ def train_batches(
             without it the first of them ends the run.
 
     Raises:
-        ConfigError: If there are fewer records than a batch has; while iterating, if
+        ConfigError: If there are fewer records than the batch size; while iterating, if
             too many are unreadable.
     """
     if len(source) < batch_size:
@@ -93,10 +93,10 @@ def eval_batches(
     process_count: int,
     unreadable: UnreadableRecords | None = None,
 ) -> grain.IterDataset:
-    """Returns every record once, in order, in batches filled up with invalid records.
+    """Returns every record once, in order, the last batch padded with invalid records.
 
-    A boolean array `valid` [batch] tells which records count; those that cannot be read
-    do not. The arguments are those of `train_batches`.
+    A boolean array `valid` [B] tells which records count; unreadable ones do not. The
+    arguments are those of `train_batches`.
     """
     padded_length = -(-len(source) // batch_size) * batch_size
     batches = load_in_order(
@@ -124,7 +124,7 @@ def load_in_order(
     """Returns the batches of rows that have their order already.
 
     Args:
-        rows: As many as whole batches need; of the same shapes within a batch.
+        rows: A multiple of the batch size; of the same shapes within a batch.
         batch_size: Rows of all processes together.
         num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
         process_index: Which part of each batch to return.
@@ -144,10 +144,10 @@ def load_in_order(
 
 
 class _PartOfBatches(grain.MapDataset):
-    """The records that one process contributes to the batches, whole batches only.
+    """The shard of one process, of complete batches only.
 
     The first process has the first rows of each batch, and so on, so that all of them
-    together have the batches that one process alone would have, in the same order.
+    together have the batches that a single process would have, in the same order.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class _Read(grain.transforms.RandomMap):
 
 
 class _ReadIfValid(grain.transforms.Map):
-    """From an index to arrays and `valid`; the first fills up beyond the last."""
+    """From an index to arrays and `valid`; the first record pads after the last."""
 
     def __init__(
         self,
@@ -215,13 +215,13 @@ def _load(
     start_batch: int = 0,
     is_endless: bool = False,
 ) -> grain.IterDataset:
-    """Loads batches ahead of the reader, from the given one on.
+    """Prefetches batches, from the given one on.
 
-    Each worker loads pieces of a batch, so that what all of them hold together is
-    counted in batches, however many they are.
+    Each worker loads pieces of a batch, so that all workers together hold only a few
+    batches, however many workers there are.
 
     Args:
-        rows: The rows of this process; whole batches of them.
+        rows: The rows of this process, in complete batches.
         batch_size: Rows of a batch, of this process.
         num_workers: Processes that load; 0 loads in threads, -1 lets Grain choose.
         start_batch: Batches that have been used already.
@@ -234,7 +234,7 @@ def _load(
     dataset = rows.batch(batch_size // pieces)
     if is_endless:
         dataset = dataset.repeat()
-    # Threads and workers load whole pieces: a few are enough. Grain's default
+    # Threads and workers load pieces of batches: a few are enough. Grain's default
     # would hold 500 of them in memory.
     threads, ahead = (2, 2) if num_workers else (min(4, os.cpu_count() or 1), 4)
     loaded = dataset[start_batch * pieces :].to_iter_dataset(

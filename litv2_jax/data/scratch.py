@@ -1,4 +1,4 @@
-"""Lets a dry run open data sets and leave nothing behind."""
+"""Lets a dry run open data sets and leave no files behind."""
 
 import contextlib
 import tempfile
@@ -13,16 +13,16 @@ from litv2_jax.data.sources.tfrecord import without_keeping_index
 def without_writing(
     values: Mapping[str, Any],
 ) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Lets data sets be opened, while the block runs, without writing what stays.
+    """Lets the block open data sets without leaving files behind.
 
-    One that opening would prepare is prepared in a temporary folder.
+    A data set that opening would prepare is prepared in a temporary folder.
 
     Args:
-        values: The sections of a recipe that are the task's.
+        values: The task's sections of a recipe.
 
     Yields:
-        The same, with that folder as `data.data_dir` if need be, and what a run would
-        prepare or "".
+        The same, with that folder as `data.data_dir` if it was needed, and the folder
+        that a run would prepare or "".
     """
     data = values.get("data", {})
     name, data_dir = "", ""

@@ -1,4 +1,4 @@
-"""Whether the machine has the shared memory that worker processes need."""
+"""Checks that the machine has the shared memory that worker processes need."""
 
 import shutil
 from pathlib import Path
@@ -10,16 +10,16 @@ from litv2_jax.settings import ConfigError
 
 _FOLDER = Path("/dev/shm")
 
-# Elements that Grain keeps there at most, for each worker and in all, counted with one
-# to four workers and a reader that is slow.
+# Most elements that Grain keeps there, for each worker and beside these, counted with
+# one to four workers and a slow reader.
 _PER_WORKER, _IN_USE = 5, 2
 
 
 def check_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> None:
-    """Raises ConfigError if workers would be killed for want of shared memory.
+    """Raises ConfigError if workers would be killed for lack of shared memory.
 
-    That is how the system answers a write beyond it: with a signal that ends the
-    worker, without a reason. Containers have 64 MB unless told otherwise.
+    The system answers a write beyond it with a signal that ends the worker, without a
+    reason. Containers have 64 MB by default.
 
     Args:
         row: One row of a batch: its arrays by name.
@@ -37,7 +37,7 @@ def check_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> No
 
 
 def has_shared_memory(row: Any, rows_per_element: int, num_workers: int) -> bool:
-    """Returns whether `check_shared_memory` would not raise; the same arguments."""
+    """Returns whether `check_shared_memory` passes for the same arguments."""
     return _needed(row, rows_per_element, num_workers) <= _free()
 
 
@@ -50,7 +50,7 @@ def _needed(row: Any, rows_per_element: int, num_workers: int) -> int:
 
 
 def _free() -> float:
-    """Returns the bytes that are free there; without bounds where it is no folder."""
+    """Returns the free bytes of shared memory; infinite if it is not a folder."""
     return shutil.disk_usage(_FOLDER).free if _FOLDER.is_dir() else float("inf")
 
 
@@ -59,5 +59,5 @@ def _megabytes(size: float) -> str:
 
 
 def _gigabytes(size: int) -> int:
-    """Returns how many hold twice as much."""
+    """Returns how many gigabytes hold twice as much."""
     return -(-2 * size // 2**30)

@@ -9,11 +9,11 @@ from absl import logging
 
 from litv2_jax.settings import ConfigError
 
-# More than this many in a row is not a bad image, but a disk or a file that is gone.
+# More than this many in a row are not bad images, but a missing disk or file.
 MAX_IN_A_ROW = 100
 
-# Beside the arrays of a record, until `UnreadableRecords.watch` takes it out again:
-# the index that was asked for, and how many unreadable records follow from there on.
+# Beside the arrays of a record, until `UnreadableRecords.watch` removes it: the index
+# that was requested, and how many unreadable records follow from there on.
 _SKIPPED = "_skipped"
 
 
@@ -26,16 +26,16 @@ def read_readable(
     index: int,
     transform: Callable[[Any], Any],
 ) -> tuple[dict[str, Any], bool]:
-    """Returns what a record is transformed to, or the next readable one's instead.
+    """Transforms a record, or the next readable one instead.
 
     Args:
-        source: Records at random; the first follows the last.
+        source: Records by index; the first follows the last.
         index: The record.
         transform: From a record to arrays.
 
     Returns:
-        The arrays, which only `UnreadableRecords.watch` may pass on, and whether they
-        are those of the record itself.
+        The arrays, to be passed through `UnreadableRecords.watch`, and whether they are
+        those of the record itself.
 
     Raises:
         ConfigError: If too many in a row are unreadable.
@@ -50,14 +50,14 @@ def read_readable(
             continue
         return {**arrays, _SKIPPED: np.array([index, skipped])}, not skipped
     raise ConfigError(
-        f"{limit} records in a row are unreadable, from {_where(source, index)} on "
+        f"{limit} records in a row are unreadable, from {_describe(source, index)} on "
         f"({reason}); `python -m litv2_jax.prepare check` lists what is broken. If "
         "all are, see that config.data.data_dir is complete and can be read."
     )
 
 
 def explain(error: UnreadableImageError | MemoryError) -> str:
-    """Returns why a record is unreadable; MemoryError says nothing itself."""
+    """Returns why a record is unreadable; MemoryError has no message."""
     return str(error) or "there is too little memory for it"
 
 
@@ -65,14 +65,14 @@ class UnreadableRecords:
     """Names each unreadable record once, and stops a run that meets too many."""
 
     def __init__(self, max_unreadable: int, *, is_shared: bool = False):
-        """Creates an empty list, to be kept for as long as the run lasts.
+        """Creates an empty list, to be kept during the whole run.
 
         Args:
-            max_unreadable: How many different records may be unreadable; of several
-                processes, each counts those of its own shard of the batches.
+            max_unreadable: How many different records may be unreadable; each process
+                counts those of its own shard of the batches.
             is_shared: Whether other processes load shards of the same batches. Then too
                 many are an error only in `check`, which all of them call at the same
-                step: one that raised alone would leave the others waiting.
+                step: if one raised alone, the others would wait for it.
         """
         self._max_unreadable = max_unreadable
         self._is_shared = is_shared
@@ -96,8 +96,9 @@ class UnreadableRecords:
 
         Args:
             batches: Loaded by this process or others.
-            source: As `read_readable` had it.
-            transform: Likewise; it is asked again why a record is unreadable.
+            source: As for `read_readable`.
+            transform: As for `read_readable`; called again to find out why a record is
+                unreadable.
         """
 
         def check(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -118,7 +119,7 @@ class UnreadableRecords:
         index: int,
         transform: Callable[[Any], Any],
     ) -> None:
-        name = _where(source, index)
+        name = _describe(source, index)
         if name in self._names:
             return
         self._names.add(name)
@@ -136,7 +137,7 @@ class UnreadableRecords:
         """Raises ConfigError if there are too many.
 
         Args:
-            count: Of the process that has found most.
+            count: The largest count of any process.
         """
         if count > self._max_unreadable:
             latest = self._latest or "the output of another process names them"
@@ -148,7 +149,7 @@ class UnreadableRecords:
             )
 
 
-def _where(source: grain.sources.RandomAccessDataSource, index: int) -> str:
-    """Names a record for a person."""
+def _describe(source: grain.sources.RandomAccessDataSource, index: int) -> str:
+    """Returns a human-readable name of a record."""
     where = getattr(source, "where", None)
     return where(index) if where else f"record {index}"

@@ -15,7 +15,7 @@ from absl import flags
 from litv2_jax.data.shared_memory import has_shared_memory
 from litv2_jax.data.sources.open_files import allow_many_open_files
 
-# As `num_workers`: as many as the cores and a quarter of the free memory allow.
+# Value of `num_workers`: as many as the cores and a quarter of the free memory allow.
 CHOOSE_WORKERS = -1
 _SHARE_OF_MEMORY = 0.25
 
@@ -23,7 +23,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def count_pieces(batch_size: int, num_workers: int) -> int:
-    """Returns into how many equal pieces to split a batch that workers load.
+    """Returns the number of equal pieces into which workers split a batch.
 
     One for each worker, or the next smaller number that divides the batch.
 
@@ -36,11 +36,10 @@ def count_pieces(batch_size: int, num_workers: int) -> int:
 
 
 def choose_num_workers(rows: grain.MapDataset, batch_size: int) -> int:
-    """Returns Grain's choice for this machine, or fewer where memory is short.
+    """Returns Grain's choice for this machine, or fewer if memory is short.
 
-    Shared memory counts as well, and 0 stands for threads.
-
-    It loads a few rows to learn their size, and counts a whole batch for each worker.
+    Shared memory counts as well; 0 stands for threads. It loads a few rows to measure
+    their size, and counts a complete batch for each worker.
 
     Args:
         rows: Of the batches to load.
@@ -65,10 +64,10 @@ def choose_num_workers(rows: grain.MapDataset, batch_size: int) -> int:
 
 
 class StartWorkers(grain.IterDataset):
-    """The same elements, their workers being deaf to what asks a run to stop.
+    """The same elements, from workers that ignore the signals that stop a run.
 
     Ctrl-C in a terminal and most schedulers send their signal to the whole process
-    group. The workers have to go on while the run saves, and then end with it.
+    group. The workers must continue while the run saves, and then end with it.
     """
 
     def __iter__(self) -> grain.DatasetIterator:
@@ -85,7 +84,7 @@ class _StartWorkersIterator(grain.DatasetIterator):
         if self._has_started:
             return next(self._parent)
         # Grain starts its workers now. Processes inherit which signals are blocked, so
-        # that there is no moment in which a signal reaches a worker.
+        # that no signal can ever reach a worker.
         with _signals_blocked():
             element = next(self._parent)
         self._has_started = True
@@ -100,7 +99,7 @@ class _StartWorkersIterator(grain.DatasetIterator):
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    # Python's resource tracker unblocks them where it is started: not after this.
+    # Starting Python's resource tracker unblocks them: it must be running before.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
@@ -124,6 +123,6 @@ def follow_parent(worker_index: int, worker_count: int) -> None:
 
 
 def parse_grain_flags() -> None:
-    """Lets Grain read its flags where no program has parsed any, as in a worker."""
+    """Lets Grain read its flags if the program has parsed none, as in a worker."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

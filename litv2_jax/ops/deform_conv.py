@@ -45,7 +45,7 @@ def sample_taps(x: jax.Array, offsets: jax.Array) -> jax.Array:
     Returns:
         [B, H // k, W // k, k * k, C] in the type of `x`.
     """
-    indices, weights = _neighbours(offsets, x.shape[1:3])
+    indices, weights = _neighbors(offsets, x.shape[1:3])
     taps = jnp.zeros((*weights.shape[1:], x.shape[-1]), weights.dtype)
     for index, weight in zip(indices, weights, strict=True):
         taps += weight[..., None] * _take_pixels(x, index).astype(weight.dtype)
@@ -60,7 +60,7 @@ def _sample_taps_backward(residuals: tuple[jax.Array, jax.Array], grad: jax.Arra
     x, offsets = residuals
 
     def weights_of(offsets: jax.Array):
-        indices, weights = _neighbours(offsets, x.shape[1:3])
+        indices, weights = _neighbors(offsets, x.shape[1:3])
         return weights, indices
 
     weights, vjp, indices = jax.vjp(weights_of, offsets, has_aux=True)
@@ -100,7 +100,7 @@ def _add_pixels(
     return add(indices, updates).reshape(shape)
 
 
-def _neighbours(
+def _neighbors(
     offsets: jax.Array, size: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the four pixels around each tap and their bilinear weights.

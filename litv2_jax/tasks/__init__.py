@@ -28,7 +28,7 @@ def create_task(
 
     Args:
         name: A key of `TASKS`.
-        values: The sections of the recipe that are the task's.
+        values: The task's sections of the recipe.
         batch_size: Examples per batch, over all processes.
         seed: Of the order of the data and its augmentation on the host.
         with_data: Whether to open the data set; without, the task builds models and

@@ -14,28 +14,28 @@ from litv2_jax.training.log import announce
 def check_same_classes(
     stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
 ) -> None:
-    """Raises ConfigError if a run would go on with other classes, or in another order.
+    """Raises ConfigError if a run would resume with other classes or in another order.
 
     Args:
         stored: Description in the run's checkpoint.
         expected: Description of the task.
         place: What to call the checkpoint.
     """
-    there, here = (
+    old_names, new_names = (
         display_names(description.get("class_names") or [])
         for description in (stored, expected)
     )
-    if there and here and there != here:
+    if old_names and new_names and old_names != new_names:
         raise ConfigError(
             f"The run cannot go on with other classes: "
-            f"{describe_difference(there, here, place)}"
+            f"{describe_difference(old_names, new_names, place)}"
         )
 
 
 def match_to_data(
     stored: Mapping[str, Any], expected: Mapping[str, Any], place: str
 ) -> list[int] | None:
-    """Returns for each class of the data its number in a checkpoint to score.
+    """Returns, for each class of the data, its number in the checkpoint to evaluate.
 
     Args:
         stored: Description in the checkpoint.
@@ -48,11 +48,11 @@ def match_to_data(
     Raises:
         ConfigError: If one has a class that the other lacks.
     """
-    there, here = (d.get("class_names") or [] for d in (stored, expected))
-    order = match_classes(there, here, place)
+    old_names, new_names = (d.get("class_names") or [] for d in (stored, expected))
+    order = match_classes(old_names, new_names, place)
     if order:
         announce(f"{place} has the same classes in another order: matched by name.")
-    elif here and not there:
+    elif new_names and not old_names:
         announce(f"{place} does not name its classes: taken to be those of the data.")
     return order
 
@@ -63,7 +63,7 @@ def reorder_classes(
     stats: dict[str, Any],
     order: list[int],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns weights and running statistics whose class k is class order[k] of those.
+    """Returns weights and running statistics whose class k was class order[k].
 
     Args:
         graphdef: Static half of the model.

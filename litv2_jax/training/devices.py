@@ -1,4 +1,4 @@
-"""The mesh and its two shardings: the only file that knows of several devices."""
+"""The mesh and its two shardings: the only file that knows about several devices."""
 
 import collections
 import os
@@ -12,20 +12,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# Batches on the devices beside that of the step that runs.
+# Batches on the devices beside the one of the running step.
 _NUM_AHEAD = 2
 
 
 class Devices:
-    """All devices of all hosts; each has its part of the batch and every weight.
+    """All devices of all hosts; each has its shard of the batch and all weights.
 
     Attributes:
-        replicated: Sharding of what every device has a copy of.
-        batch_sharding: Sharding of what is split along the batch axis.
+        replicated: Sharding of arrays that are replicated on every device.
+        batch_sharding: Sharding of arrays that are split along the batch axis.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
-        """Lays out the devices given, or all there are."""
+        """Creates the mesh of the devices given, or of all devices."""
         devices = jax.devices() if devices is None else devices
         # Auto axes: the default, Explicit, refuses the window reshapes of HiLo.
         mesh = jax.make_mesh(
@@ -44,10 +44,10 @@ class Devices:
     def shard_ahead(
         self, batches: Iterator[Mapping[str, np.ndarray]]
     ) -> Iterator[dict[str, jax.Array]]:
-        """Yields what `shard_batch` makes of batches, two of them ahead of the step.
+        """Yields batches through `shard_batch`, two of them ahead of the step.
 
-        So a batch has been copied to the devices by the time its step begins. What
-        loading raises is raised where the batch is due, not ahead of it.
+        So a batch has been copied to the devices by the time its step begins. An error
+        in loading is raised when its batch is due, not earlier.
         """
         ready: collections.deque[dict[str, jax.Array]] = collections.deque()
         is_loading = True
@@ -86,7 +86,7 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
 
     Args:
         coordinator: Address `host:port` of process 0; "" joins those that `srun`,
-            `mpirun` or an indexed job of Kubernetes started, or goes on alone.
+            `mpirun` or an indexed job of Kubernetes started, if any.
         num_processes: Number of processes, where `coordinator` is given.
         process_id: Number of this process, where `coordinator` is given.
     """
@@ -101,7 +101,7 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         return
     sizes = (os.environ.get(name, "1") for name in _NUM_PROCESSES)
     if any(int(size) > 1 for size in sizes) or "JOB_COMPLETION_INDEX" in os.environ:
-        # Such as "1(x2)", for two hosts with one process each.
+        # For example "1(x2)", for two hosts with one process each.
         per_host = [os.environ.get(name, "").split("(")[0] for name in _PER_HOST]
         is_alone = "1" in per_host
         jax.distributed.initialize(
@@ -109,13 +109,13 @@ def connect(coordinator: str, num_processes: int, process_id: int) -> None:
         )
 
 
-# A process that is gone ends the others within a minute; JAX's defaults take five.
+# If a process is gone, the others end within a minute; by JAX's defaults, in five.
 _TIMEOUTS: dict[str, Any] = {
     "heartbeat_timeout_seconds": 30,
     "shutdown_timeout_seconds": 30,
 }
 
-# What srun and mpirun say of how many processes they started, in all and per host.
+# Variables of srun and mpirun: the number of processes, in all and per host.
 _NUM_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 _PER_HOST = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
@@ -123,10 +123,9 @@ _PER_HOST = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 def _local_devices(*, is_alone: bool) -> list[int] | None:
     """Lets a process use all devices of its host if it is the only process there.
 
-    Left to itself (None), JAX gives a process of SLURM or Open MPI one device, by its
-    rank on the host. An empty list means all devices in `jax.distributed.initialize` of
-    0.10 and 0.11, which only tests whether there are any numbers in it; the test of two
-    processes would notice another meaning.
+    By default (None), JAX gives a process of SLURM or Open MPI one device, by its rank
+    on the host. For `jax.distributed.initialize` of 0.10 and 0.11, an empty list means
+    all devices; the test with two processes would notice a change.
     """
     return [] if is_alone and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
 
@@ -135,7 +134,7 @@ class StopRequest:
     """Whether the run was asked to stop, by SIGTERM or Ctrl-C; a context manager.
 
     A second signal ends the process at once. Several processes agree on the step to
-    stop at, whichever of them the signal reaches; JAX listens for it there.
+    stop at, whichever of them gets the signal; in that case JAX listens for it.
 
     Attributes:
         is_received: Whether a signal has come, in a run of one process.
@@ -150,7 +149,7 @@ class StopRequest:
         if not is_main:
             return self
         if jax.process_count() > 1:
-            # JAX listens for SIGTERM alone; Ctrl-C is to be the same.
+            # JAX listens only for SIGTERM; Ctrl-C must do the same.
             self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._forward)
             return self
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,27 +1,27 @@
-"""Watches for a run whose numbers are no longer finite, and says what to do then."""
+"""Detects runs whose numbers are no longer finite, and advises what to do."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; its message says why."""
+    """A run that cannot continue; its message says why."""
 
 
 class SkippedSteps:
     """Counts the steps in a row that were skipped.
 
     Attributes:
-        count: How many were, up to now; those of earlier starts are included until the
-            run gets further than these.
+        count: Their number so far; those of earlier starts are included until the run
+            gets further than these.
         since: The last step that was applied before them.
     """
 
     def __init__(self, max_skipped: int, *, start_step: int, earlier: tuple[int, int]):
-        """Goes on counting where an earlier start ended.
+        """Continues the count of an earlier start.
 
         Args:
-            max_skipped: How many there may be.
+            max_skipped: Largest number allowed.
             start_step: Step of the checkpoint that the run resumes from, or 0.
             earlier: Count and `since` when the earlier start ended.
         """
@@ -95,10 +95,10 @@ class SkippedSteps:
             )
 
     def advise(self, checkpoints: Sequence[int]) -> str:
-        """Returns from which checkpoint to start again.
+        """Returns advice on the checkpoint to restart from.
 
-        One is known to be good if a step was applied after it: its loss, its gradient
-        and the weights after it were finite.
+        A checkpoint is known to be good if a step was applied after it: its loss, its
+        gradient and the weights after it were finite.
 
         Args:
             checkpoints: Steps that have a checkpoint.

@@ -24,13 +24,13 @@ def describe_run(
     """Returns a page of facts; compiles the step and times it, writing nothing.
 
     Args:
-        task: The problem.
+        task: The task to train.
         settings: The recipe.
-        note: What else a run would do.
+        note: Sentence on what else a run would do.
         with_data: Whether the task has its data.
 
     Raises:
-        ConfigError: If the weights to begin with are not there or do not fit.
+        ConfigError: If the weights to start from are missing or do not fit.
     """
     run = Run(task, settings)
     devices, state = run.devices, run.create_state()
@@ -83,7 +83,7 @@ def _count_programs(task: Task) -> str:
 
 
 def _time_steps(step: Callable, state, batch, key) -> float:
-    """Returns the median seconds of a step, whose result is thrown away."""
+    """Returns the median seconds of a step, whose results are discarded."""
     times = []
     for _ in range(1 + _NUM_TIMED):
         start = time.perf_counter()
@@ -94,8 +94,8 @@ def _time_steps(step: Callable, state, batch, key) -> float:
 
 
 def _gibibytes(memory: Any) -> str:
-    """Returns arguments and temporaries; results take the place of the arguments."""
-    if memory is None:  # Not every platform tells.
+    """Returns arguments and temporaries; results reuse the memory of the arguments."""
+    if memory is None:  # Not every platform reports it.
         return "unknown"
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return f"{total / 2**30:.3g} GiB"

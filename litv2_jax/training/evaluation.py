@@ -1,4 +1,4 @@
-"""Scores a model on a whole evaluation split."""
+"""Evaluates a model on the complete evaluation split."""
 
 import contextlib
 import time
@@ -23,7 +23,7 @@ from litv2_jax.training.task import Batch, Metric, Task
 
 
 def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str, float]:
-    """Scores the weights of a checkpoint, or the best ones of a run.
+    """Evaluates the weights of a checkpoint, or the best ones of a run.
 
     Args:
         task: The problem.
@@ -59,13 +59,13 @@ def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str,
 
 
 class Evaluator:
-    """Scores a model on the whole evaluation split.
+    """Evaluates a model on the complete evaluation split.
 
-    A program is compiled for each shape of a batch, and at most one more for `predict`.
+    Compiles a program for each shape of a batch, and at most one more for `predict`.
 
     Attributes:
         metric: Of the last evaluation.
-        table: What it adds to the results.
+        table: The metric's table for the last evaluation, in Markdown.
     """
 
     def __init__(self, task: Task, devices: Devices):
@@ -113,7 +113,7 @@ class Evaluator:
                 batches.close()
                 return {}
             outputs = self._evaluate(params, stats, batch)
-            # The outputs of the batch before are fetched while this one is computed.
+            # The outputs of the previous batch are fetched while this one is computed.
             if latest:
                 self._add(metric, latest)
             latest = outputs

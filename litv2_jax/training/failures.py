@@ -1,7 +1,7 @@
 """Ends every process of a run when one of them fails, with its reason.
 
-A process that fails alone leaves the others waiting for it, in a sum over devices or in
-a barrier, for minutes on GPUs that are paid for, and none of them can say why.
+Otherwise the remaining processes wait in an all-reduce or a barrier, for minutes on
+GPUs that are paid for, and none of them can say why.
 """
 
 import atexit
@@ -17,18 +17,18 @@ from typing import Any
 
 import jax
 
-# JAX's key-value store has no public name; Orbax relies on it as well.
+# JAX's key-value store has no public name; Orbax uses it as well.
 from jax._src import distributed
 
 _KEY = "litv2_jax/failure"
 _SECONDS_BETWEEN_LOOKS = 1.0
 
-# What the coordinator, which process 0 runs, needs to tell the others.
+# Time that the coordinator, which process 0 runs, needs to notify the others.
 _SECONDS_TO_TELL = 2.0
 
 
 class _Status:
-    """How far this process is.
+    """The progress of this process.
 
     Attributes:
         is_failing: Whether it has failed itself.
@@ -73,7 +73,7 @@ def watch_failures() -> None:
 def failing_together(*harmless: type[BaseException]) -> Iterator[None]:
     """A context in which an exception ends all processes of the run, with status 1.
 
-    Where there is one process only, exceptions go on as they are.
+    In a run of one process, exceptions propagate unchanged.
 
     Args:
         *harmless: Exceptions that every process raises at the same step.
@@ -92,7 +92,7 @@ def failing_together(*harmless: type[BaseException]) -> Iterator[None]:
         reason = f"{name} failed: {str(error) or type(error).__name__}"
         client: Any = distributed.global_state.client
         with contextlib.suppress(jax.errors.JaxRuntimeError):
-            # Another one may have failed before; its reason stands.
+            # Another process may have failed earlier; its reason stands.
             client.key_value_set(_KEY, reason)
         if jax.process_index() == 0:
             time.sleep(_SECONDS_TO_TELL)

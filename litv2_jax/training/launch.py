@@ -1,4 +1,4 @@
-"""Checks how the processes of a run are to find each other."""
+"""Checks the flags by which the processes of a run find each other."""
 
 import re
 import socket

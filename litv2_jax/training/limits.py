@@ -1,4 +1,4 @@
-"""What to say where the machine has too little of something."""
+"""Explains errors that come from limits of the machine."""
 
 import errno
 
@@ -11,7 +11,7 @@ _LESS_MEMORY = (
 
 
 def explain_limit(error: BaseException) -> str | None:
-    """Returns a sentence about a limit that was met, or None if it is another error."""
+    """Returns a sentence about the limit that was reached; None for other errors."""
     number = getattr(error, "errno", None)
     reason = " ".join(str(error).split())[:300]
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in reason:

@@ -1,4 +1,4 @@
-"""What a run shows and writes: progress bar, metrics.jsonl, TensorBoard, report/."""
+"""Output of a run: progress bar, metrics.jsonl, TensorBoard, report/."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from litv2_jax.pictures import draw_or_warn
 from litv2_jax.training.performance import Performance
-from litv2_jax.training.report import draw_curves, summarise
+from litv2_jax.training.report import draw_curves, summarize
 from litv2_jax.training.rows import append_row, read_rows, replace_rows
 
 
@@ -32,14 +32,14 @@ class Log:
         batch_size: int,
         every: int,
     ):
-        """Opens the log and forgets what was written after the step to resume from.
+        """Opens the log and removes the rows after the step to resume from.
 
         Args:
             workdir: Gets `metrics.jsonl`, `tensorboard/` and `report/`.
-            start_step: Updates made so far.
-            num_steps: Updates in all.
+            start_step: Steps made so far.
+            num_steps: Steps of the run.
             batch_size: Images per step.
-            every: Updates per row of training numbers, which are means over them.
+            every: Steps for each row of training numbers, which are means over them.
         """
         self.performance = Performance(batch_size)
         self._is_first = jax.process_index() == 0
@@ -55,7 +55,7 @@ class Log:
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1
         )
-        # Counted in images, so that the rate is images per second; quiet if there is no
+        # Counted in images, so that the rate is in images per second; quiet without a
         # terminal.
         self._bar = tqdm(
             total=num_steps * batch_size,
@@ -92,7 +92,7 @@ class Log:
         Args:
             step: Its number.
             scalars: Its numbers.
-            in_a_row: How many were skipped up to it, those of earlier starts included.
+            in_a_row: Steps skipped in a row up to it, those of earlier starts included.
             since: Last step that was applied before them.
         """
         if not self._is_first:
@@ -140,7 +140,7 @@ class Log:
         Args:
             draw_examples: Draws predictions to a file.
             results: The last evaluation.
-            table: What its metric says beyond them, in Markdown.
+            table: The metric's table, in Markdown.
         """
         if not self._is_first:
             return
@@ -149,15 +149,15 @@ class Log:
         self.draw("predictions", draw_examples)
         # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
-            summarise(rows, results) + (f"\n{table}\n" if table else ""),
+            summarize(rows, results) + (f"\n{table}\n" if table else ""),
             encoding="utf-8",
         )
         tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")
 
     def write_means(self, step: int) -> None:
-        """Writes a row of the means since the last one, if there is anything to write.
+        """Writes a row of the means since the last row, if any.
 
-        Due at every checkpoint: a run that is resumed from it begins its means anew.
+        Due at every checkpoint: a run that resumes from it restarts its averages.
         """
         if self._is_first and self._unwritten:
             names = self._unwritten[0]
@@ -173,7 +173,7 @@ class Log:
             self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def _write_performance(self, step: int) -> None:
-        """Writes to a file of its own: a repeated run has the same metrics.jsonl."""
+        """Writes to another file, so that a repeated run has the same metrics.jsonl."""
         numbers = self.performance.result()
         if not numbers:
             return

@@ -28,7 +28,7 @@ Item = TypeVar("Item")
 class Performance:
     """The rate of the steps since the last `restart`.
 
-    Evaluation and saving do not count if it is restarted after them, nor does the
+    Evaluation and saving do not count if `restart` is called after them, nor does the
     compilation of the first step.
     """
 
@@ -50,14 +50,14 @@ class Performance:
         self._start = time.perf_counter()
 
     def wait_for(self, batches: Iterator[Item]) -> Item:
-        """Returns the next batch; the time until then is spent waiting for data."""
+        """Returns the next batch; the time until then counts as waiting for data."""
         start = time.perf_counter()
         batch = next(batches)
         self._seconds_waiting += time.perf_counter() - start
         return batch
 
     def run(self, step: Any, *arguments: Any) -> Any:
-        """Returns what a step from `jax.jit` does; counts it, unless it is the first.
+        """Runs a step from `jax.jit`; counts it unless it is the first.
 
         The first one is compiled, which takes longer than many steps.
         """
@@ -71,7 +71,7 @@ class Performance:
         return results
 
     def result(self) -> dict[str, float]:
-        """Returns the numbers by name, those alone that are known.
+        """Returns the known numbers by name.
 
         `images_per_second`; `data_wait`, the fraction of the time spent waiting for
         data; `peak_memory_gib` of the first device; `tflops_per_device`, as XLA counts
@@ -105,7 +105,7 @@ def find_peak_tflops(device_kind: str) -> float:
 def _count_flops(step: Any, *arguments: Any) -> float:
     """Returns the operations of a step as XLA counts them, or 0 if it does not.
 
-    Those of library calls, such as attention by cuDNN, are not among them.
+    Library calls, such as cuDNN's attention, are not counted.
     """
     analysis = step.lower(*arguments).cost_analysis()
     return float((analysis or {}).get("flops", 0.0))

@@ -20,7 +20,7 @@ class StepRange:
         """Reads `START:STOP`.
 
         Raises:
-            ConfigError: If the text is not of that form, or STOP comes before START.
+            ConfigError: If the text has another format, or STOP is before START.
         """
         if not text:
             return cls()
@@ -49,7 +49,7 @@ class StepRange:
 
 
 class Profiler:
-    """Writes the trace of a range of steps, on the first process alone."""
+    """Writes the trace of a range of steps, only on the first process."""
 
     def __init__(self, steps: StepRange, directory: Path):
         """Prepares to write.
@@ -80,7 +80,7 @@ class Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that the run did not come to the end of."""
+        """Ends the trace if the run stopped before its last step."""
         if self._is_tracing:
             self._is_tracing = False
             jax.profiler.stop_trace()

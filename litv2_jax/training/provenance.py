@@ -1,4 +1,4 @@
-"""Records what each start of a run ran with."""
+"""Records the command, versions and devices of each start of a run."""
 
 import datetime
 import importlib.metadata
@@ -46,7 +46,7 @@ def describe_start() -> dict[str, Any]:
 
 
 def _find_commit() -> str:
-    """Returns the commit of the checkout, "-dirty" if files differ, or ""."""
+    """Returns the commit of the checkout, with "-dirty" if files differ, or ""."""
     directory = Path(__file__).parents[2]
     if not (directory / ".git").exists():
         return ""

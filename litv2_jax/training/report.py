@@ -33,7 +33,7 @@ def draw_curves(rows: Rows, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def summarise(rows: Rows, results: Mapping[str, float]) -> str:
+def summarize(rows: Rows, results: Mapping[str, float]) -> str:
     """Returns a short page in Markdown: the last evaluation, and all of them.
 
     Args:

@@ -13,7 +13,7 @@ _FILE = "metrics.jsonl"
 
 
 def read_rows(workdir: Path) -> Rows:
-    """Returns what was written; a run that was killed may have left half a line.
+    """Returns the rows; a killed run may have left half a line, which is dropped.
 
     Raises:
         ConfigError: If any other line is damaged.
@@ -38,7 +38,7 @@ def read_rows(workdir: Path) -> Rows:
 
 
 def replace_rows(workdir: Path, rows: Rows) -> None:
-    """Writes these rows in place of all that were there."""
+    """Replaces all rows by these."""
     temporary = workdir / f"{_FILE}.tmp"
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     os.replace(temporary, workdir / _FILE)

@@ -39,7 +39,7 @@ class TrainState:
         stats: dict[str, Any],
         optimizer: optax.GradientTransformation,
     ) -> "TrainState":
-        """Returns the state of a run that has not begun."""
+        """Returns the initial state of a run."""
         step = jnp.zeros((), jnp.int32)
         return cls(step, params, stats, optimizer.init(params))
 
@@ -62,7 +62,7 @@ class TrainState:
 
 @functools.lru_cache(maxsize=1)
 def create_abstract_model(task: Task) -> nnx.Module:
-    """Returns the task's model with shapes for arrays; once, for it takes seconds."""
+    """Returns the task's model with shapes for arrays; cached, as it takes seconds."""
     return nnx.eval_shape(lambda: task.build(nnx.Rngs(0)))
 
 
@@ -70,7 +70,7 @@ def create_graphdef(task: Task, **view: Any) -> nnx.GraphDef:
     """Returns the static half of the task's model.
 
     Args:
-        task: Which builds the model.
+        task: Builds the model.
         **view: Attributes to set in its layers, as for `nnx.view`.
 
     Raises:
@@ -107,7 +107,7 @@ def make_train_step(
     accumulation_steps: int = 1,
     out_sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns `step(state, batch, key)`, compiled; it overwrites the state given.
+    """Returns `step(state, batch, key)`, compiled; it donates the state.
 
     Its scalars are those of the task, `loss`, `grad_norm`, `learning_rate`,
     `num_unreadable` of the batch, the largest of all processes, and `skipped`: a step
@@ -119,11 +119,11 @@ def make_train_step(
         task: The task to train.
         optimizer: From `create_optimizer`.
         schedule: Learning rate by step, to report.
-        freeze: Returns parameters of which some have no gradient.
-        accumulation_steps: Equal parts of the batch whose gradients are taken one after
-            the other, in as much less memory, and averaged.
-        out_sharding: Of the state and the scalars; None leaves it to XLA, which is for
-            programs that are only looked at.
+        freeze: Stops the gradient of some of the parameters it gets.
+        accumulation_steps: Equal parts of the batch whose gradients are computed one
+            after the other, which saves memory, and averaged.
+        out_sharding: Of the state and the scalars; None leaves it to XLA, for programs
+            that are only inspected.
     """
 
     def differentiate(params, stats, batch: Batch, key: jax.Array):
@@ -149,7 +149,7 @@ def make_train_step(
         return grads, stats, jax.tree.map(lambda x: x.mean(0), scalars)
 
     def step(state: TrainState, batch: Batch, key: jax.Array):
-        # Folding in the step lets a resumed run draw what it would have drawn.
+        # Folding in the step gives a resumed run the same random numbers.
         augment_key, model_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch, num_unreadable = _split_count(batch)
         batch = task.augment(batch, augment_key)

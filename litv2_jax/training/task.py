@@ -1,4 +1,4 @@
-"""The one interface between the training loop and a problem."""
+"""The interface between the training loop and a task."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ class Metric(Protocol):
         ...
 
     def table(self) -> str:
-        """Returns what more there is to say, such as of each class, in Markdown."""
+        """Returns further results, such as those of each class, as a Markdown table."""
         ...
 
     def write(self, folder: Path) -> list[Path]:
@@ -58,7 +58,7 @@ class Task(Protocol):
         ...
 
     def facts(self) -> dict[str, str]:
-        """Returns what there is to say of the model and the data, by name."""
+        """Returns facts about the model and the data, by name, for `--dry-run`."""
         ...
 
     def build(self, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, with which settings, and whether it has begun."""
+"""The folder of a run: its lock, its settings, and whether the run has begun."""
 
 import contextlib
 import datetime
@@ -19,12 +19,12 @@ from litv2_jax.training.rows import read_rows
 
 _CONFIG = "config.json"
 _LOCK = "lock"
-# There from the beginning of a run until its first checkpoint is complete.
+# Exists from the beginning of a run until its first checkpoint is complete.
 _UNSAVED = "no_checkpoint_yet"
 _UNSAVED_TEXT = (
     "This run has not completed a checkpoint: started again, it begins from scratch.\n"
 )
-# What file systems without locks answer.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -35,7 +35,7 @@ def locked(workdir: Path) -> Iterator[None]:
     The system releases the lock when the process ends, killed or not.
 
     Raises:
-        ConfigError: If another process has it, or there can be no such folder.
+        ConfigError: If another process has it, or the folder cannot be created.
     """
     if jax.process_index() != 0:
         yield
@@ -46,7 +46,7 @@ def locked(workdir: Path) -> Iterator[None]:
 
 
 def check_place(workdir: Path) -> None:
-    """Raises ConfigError if there can be no such folder, without creating it."""
+    """Raises ConfigError if the folder could not be created, without creating it."""
     place = workdir
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -100,7 +100,7 @@ def _lock(file: Any, workdir: Path) -> None:
 
 
 class RunConfig:
-    """The settings of a run, and those that its workdir has from earlier starts."""
+    """The settings of a run, and those that earlier starts stored in its workdir."""
 
     def __init__(self, config: Mapping[str, Any], workdir: Path, *, may_change: bool):
         """Compares both; nothing is written.
@@ -108,7 +108,7 @@ class RunConfig:
         Args:
             config: The recipe.
             workdir: Of the run.
-            may_change: Whether to go on with other settings.
+            may_change: Whether to continue with other settings.
 
         Raises:
             ConfigError: If they differ, or those in the workdir cannot be read.
@@ -145,7 +145,7 @@ class RunConfig:
         return config
 
     def write(self) -> None:
-        """Writes the settings into the workdir, wholly or not at all."""
+        """Writes the settings into the workdir, atomically."""
         if jax.process_index() == 0:
             temporary = self._path.with_suffix(".tmp")
             temporary.write_text(self._text)

@@ -1,4 +1,4 @@
-"""Where records come from: a data set of TFDS, or a tree of image files."""
+"""Sources of records: data sets of TFDS, and trees of image files."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -12,10 +12,10 @@ from litv2_jax.text import literal
 
 
 class Source(Protocol):
-    """Images with labels or annotations at random; can be sent to other processes.
+    """Images with labels or annotations, by index; can be sent to other processes.
 
     Attributes:
-        class_names: What the labels stand for.
+        class_names: Names of the classes that the labels number.
     """
 
     class_names: list[str]
@@ -27,7 +27,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns `image`, the bytes of a file, and `label`.
 
-        One of annotated images has `annotation`, the bytes of a file, for the latter.
+        Annotated images have `annotation`, the bytes of a file, instead of `label`.
         """
         ...
 
@@ -50,10 +50,9 @@ def open_source(
         name: `folder` for a tree of image files, `data_dir/split/class/file`; else the
             name of a data set in TFDS, such as `imagenet2012`.
         split: A folder of the tree, or a TFDS split, such as `train[:90%]`.
-        data_dir: Where the tree is, or where TFDS keeps its data sets; "" is where TFDS
-            does by default.
-        class_names: Those of the training split, which a tree to evaluate on may lack
-            some of; TFDS knows the classes of a data set.
+        data_dir: Folder of the tree, or of TFDS's data sets; "" is the default of TFDS.
+        class_names: Those of the training split; a tree to evaluate on may lack some.
+            TFDS knows the classes of a data set.
         allow_empty: Whether a folder of a tree may have no images.
 
     Raises:
@@ -66,7 +65,7 @@ def open_source(
 
 
 def open_annotated_source(name: str, split: str, data_dir: str) -> Source:
-    """Opens one split of a data set that has a class for each pixel.
+    """Opens one split of a data set with a class for each pixel.
 
     Args:
         name: `folder` for trees of files, `data_dir/images/split/file` and

@@ -30,12 +30,12 @@ class AnnotatedFolderSource:
 
         Args:
             split: Folder of `images` and of `annotations`, such as `training`.
-            data_dir: Where these two are, and `classes.txt`, with the name of a class
+            data_dir: Folder of these two and of `classes.txt`, with the name of a class
                 in each line; the published tree of ADE20K needs none.
 
         Raises:
-            ConfigError: If a folder or the names of the classes are not there, it has
-                no images, or an image or an annotation lacks the other.
+            ConfigError: If a folder or the names of the classes are missing, a folder
+                has no images, or an image or an annotation lacks the other.
         """
         if not data_dir:
             raise ConfigError(
@@ -72,28 +72,28 @@ class AnnotatedFolderSource:
 
 
 def image_path(root: Path, split: str, name: str) -> Path:
-    """Returns where an image from `list_annotated` is."""
+    """Returns the path of an image from `list_annotated`."""
     return root / "images" / split / name
 
 
 def annotation_path(root: Path, split: str, name: str) -> Path:
-    """Returns where an annotation from `list_annotated` is."""
+    """Returns the path of an annotation from `list_annotated`."""
     return root / "annotations" / split / name
 
 
 def list_annotated(root: Path, split: str) -> list[tuple[str, str]]:
     """Returns each image of a split and its annotation, in order of the images' names.
 
-    They belong together if their names are the same but for the ending, however
-    Unicode encodes them.
+    They belong together if their names are equal except for the ending, in either
+    Unicode form.
 
     Args:
         root: Folder that has `images` and `annotations`.
         split: Folder in each of these, which the names are relative to.
 
     Raises:
-        ConfigError: If a folder is not there, it has no images, an image or an
-            annotation lacks the other, or has several.
+        ConfigError: If a folder is missing or has no images, or if an image or an
+            annotation lacks the other or has several.
     """
     images_folder, annotations_folder = (
         find_folder(root / kind / split) for kind in ("images", "annotations")
@@ -125,10 +125,10 @@ def _find_class_names(root: Path) -> list[str]:
 
 
 def _by_stem(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Returns the names by what they have in common with those of their partners.
+    """Returns the names by their stems, which images and annotations have in common.
 
     Raises:
-        ConfigError: If two have the same.
+        ConfigError: If two have the same stem.
     """
     found: dict[str, str] = {}
     for name in names:
@@ -159,7 +159,7 @@ def _check_formats(folder: Path, bare: list[str]) -> None:
 def _check_partners(
     kind: str, folder: Path, bare: list[str], count: int, other: str
 ) -> None:
-    """Raises ConfigError if there are files that lack another one."""
+    """Raises ConfigError if there are files without their partner."""
     if bare:
         raise ConfigError(
             f"{len(bare)} of {count} {kind} in {folder} have no {other} of the "

@@ -1,4 +1,4 @@
-"""Lists the files of a data set as they lie on a disk."""
+"""Lists the files of a data set on disk."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,14 @@ from absl import logging
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal, shorten
 
-# What programs leave behind, beside everything that begins with a dot.
+# Folders that programs leave behind, beside those that begin with a dot.
 _LEFTOVERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information")
 
 
 class PackedNames:
-    """Names of files, kept as one string: a million of Python's would weigh ten times.
+    """Names of files in one byte string; Python's own would take ten times the memory.
 
-    That is what is sent to worker processes.
+    This is what is sent to worker processes.
     """
 
     def __init__(self, names: Iterable[str]):
@@ -37,10 +37,10 @@ class PackedNames:
 
 
 def find_folder(folder: Path) -> Path:
-    """Returns the folder if it is there.
+    """Returns the folder if it exists.
 
     Raises:
-        ConfigError: If it is not, naming the folders beside it.
+        ConfigError: If it does not; the message names the folders beside it.
     """
     if not folder.is_dir():
         parent = folder.parent
@@ -65,13 +65,13 @@ def list_folders(folder: Path) -> list[str]:
 def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Returns the files below a folder, relative to it, folder by folder in order.
 
-    Hidden files and folders are passed over. Links are followed, unless they lead to a
-    folder that they are in. A link that leads nowhere is listed, so that its record
-    is unreadable and not forgotten.
+    Hidden files and folders are skipped. Links are followed, unless they lead to a
+    folder that contains them. A broken link is listed, so that its record counts as
+    unreadable.
 
     Args:
         folder: Where to look.
-        suffixes: Of the files to list, in lower case; those of files may be in any.
+        suffixes: Of the files to list, in lower case; those of files may have any case.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -82,7 +82,7 @@ def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Returns whether a file or folder is none of a data set's, by its name."""
+    """Returns whether a name marks a file or folder as no part of a data set."""
     return name.startswith(".") or name in _LEFTOVERS
 
 
@@ -97,7 +97,7 @@ def _walk(
     Args:
         root: Folder that names are relative to.
         relative: The folder, such as "" for the root itself.
-        around: Identities of the folders that it is in.
+        around: Identities of the folders that contain it.
         suffixes: As in `list_files`.
     """
     identity = _identity(root / relative)
@@ -129,12 +129,12 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _is_folder(entry: os.DirEntry) -> bool:
     """Returns whether it is a folder, or a link to one."""
-    # Of a link to itself, the entry's own method raises.
+    # For a link to itself, the entry's own method raises.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_file(entry: os.DirEntry) -> bool:
-    """Returns whether it is a file, or a link that leads to one or nowhere."""
+    """Returns whether it is a file, a link to one, or a broken link."""
     if entry.is_symlink():
         return os.path.isfile(entry.path) or not os.path.exists(entry.path)
     return entry.is_file()

@@ -36,7 +36,7 @@ class FolderSource:
     """The files `data_dir/split/class/**` in torchvision's order: `image`, `label`.
 
     Classes are numbered by name. Hidden files and folders, whose names begin with a
-    dot, are passed over, which torchvision does not do.
+    dot, are skipped, unlike in torchvision.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class FolderSource:
 
         Args:
             split: Folder with a folder for each class, such as `train`.
-            data_dir: Where it is.
-            class_names: The classes, where they are known: a split to evaluate on may
-                lack some of those that a model was trained on, but have no others. By
-                default, every folder is a class.
+            data_dir: Folder of the split.
+            class_names: The classes, if known: a split to evaluate on may lack some of
+                those that a model was trained on, but have no others. By default, every
+                folder is a class.
             allow_empty: Whether a class may have no images.
 
         Raises:
-            ConfigError: If it is not there, has no images or a class too many, or a
-                class has no images although it must.
+            ConfigError: If it does not exist, has no images or an unknown class, or a
+                class lacks images although it must have some.
         """
         self._split = split
         self._root = _find_split(split, data_dir)
@@ -128,8 +128,8 @@ def _check_folders(
     """Raises ConfigError unless the folders can be classes.
 
     Args:
-        root: Where they are.
-        folders: Their names, by what these are when composed.
+        root: Folder that contains them.
+        folders: Their names, by the composed form of these.
         class_names: As in `FolderSource`.
     """
     if not folders:

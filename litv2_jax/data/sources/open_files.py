@@ -7,16 +7,16 @@ try:
 except ImportError:  # Windows, which has no such limit.
     resource = None
 
-# More than the shards of any data set; the limit itself may be a thousand millions, of
-# which other libraries would make tables. The second is the most that macOS allows.
+# More than the shards of any data set; the hard limit may be a billion, for which other
+# libraries would allocate tables. The second is the most that macOS allows.
 _WANTED = (65_536, 10_240)
 
 
 def allow_many_open_files() -> None:
-    """Raises this process's limit of open files as far as it may and as is of use.
+    """Raises this process's limit on open files as far as allowed and useful.
 
-    A data set can have 1,100 shards, each of which stays open once it was read; the
-    usual limit is 1,024. Where it cannot be raised, it stays.
+    A data set can have 1,100 shards, each of which stays open once it has been read;
+    the usual limit is 1,024. If it cannot be raised, it stays.
     """
     if resource is None:
         return

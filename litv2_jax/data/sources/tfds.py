@@ -16,7 +16,7 @@ from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError, show
 
-# Built here in seconds; other data sets are the user's to prepare.
+# Built on first use, in seconds; users prepare the other data sets.
 LOCAL = ("digits", "shapes")
 
 # What prepares those that `litv2_jax.prepare` can.
@@ -27,23 +27,23 @@ _PREPARED_FROM = {
 
 
 class TfdsSource:
-    """Records of one split at random, of which some features are read."""
+    """Records of one split by index, of which some features are read."""
 
     def __init__(
         self, name: str, split: str, data_dir: str, *, needed: list[str], purpose: str
     ):
-        """Opens the split; makes the data set first if it is one of the project's own.
+        """Opens the split; first builds the data set if it is one of LOCAL.
 
         Args:
             name: A TFDS name, such as `imagenet2012`.
             split: A TFDS split, such as `train` or `train[:90%]`.
-            data_dir: Where TFDS keeps its data sets; "" is where it does by default.
-            needed: Features to read; images among them stay as they are stored.
-            purpose: What needs these, for the error if they are not there.
+            data_dir: Folder of TFDS's data sets; "" is the default of TFDS.
+            needed: Features to read; images among them stay encoded.
+            purpose: What needs these, for the error if they are missing.
 
         Raises:
             ConfigError: If there is no such data set or split, it lacks a feature, or
-                it is not prepared as array_record or TFRecord, completely.
+                it is not completely prepared as array_record or TFRecord.
         """
         builder = _open_builder(name, data_dir)
         _check_features(builder, name, needed, purpose)
@@ -73,7 +73,7 @@ class TfdsSource:
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
             data = self._records[index]
-        # What array_record raises where a file is damaged.
+        # array_record raises it for damaged files.
         except RuntimeError as error:
             raise UnreadableImageError(str(error)) from error
         try:
@@ -81,7 +81,7 @@ class TfdsSource:
                 data, decoders=self._decoders
             )
             return {name: record[name] for name in self._features}
-        # Bytes that are no record fail in protobuf or in TFDS, in many ways.
+        # Damaged records raise many errors in protobuf or TFDS.
         except Exception as error:
             raise UnreadableImageError(f"it is no record of TFDS: {error}") from error
 
@@ -94,7 +94,7 @@ class TfdsSource:
 
 
 class ImageSource(TfdsSource):
-    """Records of one split at random: `image` (bytes as stored) and `label`."""
+    """Records of one split by index: `image` (bytes as stored) and `label`."""
 
     def __init__(self, name: str, split: str, data_dir: str):
         """Opens the split, as `TfdsSource` does."""
@@ -106,7 +106,7 @@ class ImageSource(TfdsSource):
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = super().__getitem__(index)
         label, count = int(record["label"]), len(self.class_names)
-        # Test splits without labels have -1, of which training would make zeros.
+        # Test splits without labels have -1, which would train as all-zero targets.
         if not 0 <= label < count:
             raise UnreadableImageError(
                 f"its label is {label}, but the classes are 0 to {count - 1}"
@@ -115,7 +115,7 @@ class ImageSource(TfdsSource):
 
 
 class AnnotatedImageSource(TfdsSource):
-    """Records of one split at random: `image` and `annotation`, as they are stored."""
+    """Records of one split by index: `image` and `annotation`, as they are stored."""
 
     def __init__(self, name: str, split: str, data_dir: str):
         """Opens the split, as `TfdsSource` does.
@@ -150,13 +150,13 @@ def _find_class_names(feature: Any, name: str, purpose: str) -> list[str]:
 
 
 def find_unprepared(name: str, data_dir: str) -> str | None:
-    """Returns the folder in which a data set would be prepared if it were opened.
+    """Returns the folder in which opening a data set would prepare it.
 
     None means that it would not be prepared.
 
     Args:
         name: As for `TfdsSource`.
-        data_dir: Likewise.
+        data_dir: As for `TfdsSource`.
     """
     if name not in LOCAL:
         return None
@@ -165,7 +165,7 @@ def find_unprepared(name: str, data_dir: str) -> str | None:
 
 
 def _open_builder(name: str, data_dir: str) -> Any:
-    """Returns the builder of a data set, which is made if it is one of LOCAL."""
+    """Returns the builder of a data set, which is first built if it is in LOCAL."""
     builder = _find_builder(name, data_dir)
     if name in LOCAL and not builder.info.splits:
         builder = _find_builder(name, data_dir, file_format="array_record")
@@ -193,7 +193,7 @@ def _find_builder(name: str, data_dir: str, **options: Any) -> Any:
             f"config.data.name is {show(name)}, which TensorFlow Datasets does not "
             "know; for a tree of image files use 'folder'."
         ) from None
-    # Anything, for what is no name or asks for another version.
+    # Many errors, for an invalid name or another version.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")[:200]
         raise ConfigError(
@@ -230,7 +230,7 @@ def _check_prepared(builder: Any, name: str) -> None:
 
 
 def _choose_format(builder: Any, name: str) -> str:
-    """Makes the builder name the files that are best to read; returns their format."""
+    """Sets the builder to the files that read best; returns their format."""
     formats = {each.value: each for each in builder.info.available_file_formats()}
     for file_format in ("array_record", "tfrecord"):
         if file_format in formats:
@@ -245,7 +245,7 @@ def _choose_format(builder: Any, name: str) -> str:
 
 
 def _find_parts(builder: Any, name: str, split: str) -> list[Any]:
-    """Returns the files of a split, and which of their records to take."""
+    """Returns the files of a split, and which of their records belong to it."""
     try:
         parts = builder.info.splits[split].file_instructions
     except (KeyError, ValueError) as error:

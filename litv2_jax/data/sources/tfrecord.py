@@ -1,8 +1,8 @@
-"""Reads TFRecord files at random, without TensorFlow.
+"""Random access to TFRecord files, without TensorFlow.
 
 A record is its length (8 bytes), a checksum of the length (4), its bytes, and a
-checksum of those (4), which is not looked at: in Python it would take longer than to
-decode an image. Where each record begins is found once and kept in a file.
+checksum of those (4), which is not verified: in Python that would take longer than
+decoding an image. The start of each record is found once and stored in an index.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _FOOTER_SIZE = 4
 
 
 class TfRecordFiles:
-    """Bytes of the records of some files at random."""
+    """The records of some files, as bytes, by index."""
 
     def __init__(self, parts: Sequence[tuple[str, int, int]]):
         """Finds the records, which takes a while the first time.
@@ -36,7 +36,7 @@ class TfRecordFiles:
             parts: Files, the first of their records to take, and how many to take.
 
         Raises:
-            ConfigError: If a file is not there, or is cut short or damaged.
+            ConfigError: If a file is missing, truncated or damaged.
         """
         self._paths = [path for path, _, _ in parts]
         index = find_records([Path(path) for path in self._paths])
@@ -70,11 +70,11 @@ class TfRecordFiles:
         return data
 
     def _open(self, number: int) -> BinaryIO:
-        """Returns a file, which stays open."""
+        """Returns an open file, which stays open."""
         file = self._files.get(number)
         if file is None:
             opened = open(self._paths[number], "rb", buffering=0)  # noqa: SIM115
-            # Where two threads open it, both read from the one that was first.
+            # If two threads open it, both read from the file opened first.
             file = self._files.setdefault(number, opened)
         return file
 
@@ -87,7 +87,7 @@ _keeps_index = contextvars.ContextVar("keeps_index", default=True)
 
 @contextlib.contextmanager
 def without_keeping_index() -> Iterator[None]:
-    """Lets `find_records` write nothing while the block runs."""
+    """Makes `find_records` write no index while the block runs."""
     token = _keeps_index.set(False)
     try:
         yield
@@ -98,11 +98,11 @@ def without_keeping_index() -> Iterator[None]:
 def find_records(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     """Returns the start and length [N, 2] of each record of some files.
 
-    What was found is kept beside the files, or among the user's caches where that
-    cannot be written, and holds as long as a file has the same size and age.
+    An index is stored beside the files, or in the user's cache if that folder is
+    read-only, and is valid while a file keeps its size and modification time.
 
     Raises:
-        ConfigError: If a file is not there, or is cut short or damaged.
+        ConfigError: If a file is missing, truncated or damaged.
     """
     paths = sorted(set(paths))
     ages = {path.name: _age(path) for path in paths}
@@ -132,7 +132,7 @@ def scan(path: Path) -> np.ndarray:
     """Returns the start and length [N, 2] of each record of one file.
 
     Raises:
-        ConfigError: If the file is cut short or damaged.
+        ConfigError: If the file is truncated or damaged.
     """
     positions = []
     with open(path, "rb", buffering=0) as file:
@@ -159,7 +159,7 @@ def scan(path: Path) -> np.ndarray:
 
 
 def masked_crc(data: bytes) -> int:
-    """Returns the checksum of TFRecord: CRC-32C, turned and shifted."""
+    """Returns the checksum of TFRecord: CRC-32C, rotated, plus a constant."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
@@ -176,7 +176,7 @@ def _crc_table() -> Iterator[int]:
 
 _CRC_TABLE = tuple(_crc_table())
 
-# Size and time of change of a file.
+# Size and modification time of a file.
 _Age = tuple[int, int]
 
 
@@ -203,7 +203,7 @@ def _load(place: Path) -> dict[str, tuple[_Age, np.ndarray]]:
             names, ages, counts, positions = (
                 arrays[key] for key in ("names", "ages", "counts", "positions")
             )
-    # An index that is damaged is made anew; numpy has many ways of saying so.
+    # A damaged index is rebuilt; numpy raises many errors for one.
     except Exception:
         return {}
     parts = np.split(positions, np.cumsum(counts)[:-1])
@@ -212,7 +212,7 @@ def _load(place: Path) -> dict[str, tuple[_Age, np.ndarray]]:
 
 
 def _save(places: list[Path], index: dict[str, tuple[_Age, np.ndarray]]) -> None:
-    """Writes an index to the first place that takes it."""
+    """Writes an index to the first place that is writable."""
     arrays = {
         "names": np.array(list(index)),
         "ages": np.array([age for age, _ in index.values()], np.int64),

@@ -13,7 +13,7 @@ IGNORED = 255  # Label of ignored pixels.
 
 _MAX_REDRAWS = 10
 
-# Several images are worked on at a time already.
+# Several images are processed in parallel already.
 cv2.setNumThreads(1)
 
 
@@ -30,8 +30,8 @@ def keep_ratio_size(
 
     Args:
         size: Height and width.
-        long_side: What the longer side may have, in pixels.
-        short_side: What the shorter side may have.
+        long_side: Upper bound of the longer side, in pixels.
+        short_side: Upper bound of the shorter side.
     """
     factor = min(long_side / max(size), short_side / min(size))
     height, width = (max(1, int(side * factor + 0.5)) for side in size)
@@ -51,7 +51,7 @@ def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def resize_boxes(
     boxes: np.ndarray, size: tuple[int, int], new_size: tuple[int, int]
 ) -> np.ndarray:
-    """Moves boxes as their image is resized, and clips them to it.
+    """Scales boxes with their image, and clips them to it.
 
     Args:
         boxes: float32 [N, 4] as x_min, y_min, x_max, y_max in pixels.
@@ -100,14 +100,13 @@ def random_crop_box(
     rng: np.random.Generator,
     max_share: float,
 ) -> tuple[int, int, int, int]:
-    """Draws a crop that one class alone does not fill, if ten redraws find one.
+    """Draws a crop that is not filled by one class, if ten redraws find one.
 
     Args:
         label: uint8 [H, W].
-        crop_size: Side in pixels, or height and width; where the label is smaller, it
-            is taken whole.
-        rng: Where the random numbers come from.
-        max_share: What no class may reach of the pixels that are not ignored.
+        crop_size: Side in pixels, or height and width; a smaller label is not cropped.
+        rng: Source of random numbers.
+        max_share: Fraction of the pixels that are not ignored that no class may reach.
 
     Returns:
         x_min, y_min, x_max, y_max.
@@ -127,24 +126,24 @@ def random_crop_box(
 def choose_crop(
     label: np.ndarray, boxes: Iterable[tuple[int, int, int, int]], max_share: float
 ) -> tuple[int, int, int, int]:
-    """Returns the first box in which several classes share the pixels, else the last.
+    """Returns the first box that no single class fills, else the last.
 
     Args:
         label: uint8 [H, W].
-        boxes: One at least; those after the chosen one are not asked for.
+        boxes: One at least; those after the chosen one are not drawn.
         max_share: As in `random_crop_box`; from 1 on, the first box is taken.
     """
     box = None
     for box in boxes:
-        if max_share >= 1 or _is_shared(crop(label, box), max_share):
+        if max_share >= 1 or _has_several_classes(crop(label, box), max_share):
             return box
     if box is None:
         raise ValueError("There are no boxes to choose a crop from.")
     return box
 
 
-def _is_shared(label: np.ndarray, max_share: float) -> bool:
-    """Says whether there are classes, and none has this share of their pixels."""
+def _has_several_classes(label: np.ndarray, max_share: float) -> bool:
+    """Returns whether there are classes, none with this fraction of their pixels."""
     counts = np.bincount(label.ravel(), minlength=256)
     counts[IGNORED] = 0
     return bool(counts.any() and counts.max() / counts.sum() < max_share)

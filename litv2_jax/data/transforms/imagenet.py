@@ -16,8 +16,8 @@ from litv2_jax.data.transforms.geometry import both_sides
 
 BICUBIC = Image.Resampling.BICUBIC
 
-# How many times as large as its crop an image may become by resizing it whole; else it
-# is cropped first. A line of pixels would take a gigabyte.
+# An image that resizing would make more than this many times as large as its crop is
+# cropped first: a line of pixels would take a gigabyte.
 _MAX_RATIO = 32
 
 
@@ -37,7 +37,7 @@ class TrainTransform(grain.transforms.RandomMap):
 
         Args:
             image_size: Side of the result in pixels, or its height S and width T.
-            scale: Least and largest share of the image's area to crop.
+            scale: Least and largest fraction of the image's area to crop.
             ratio: Least and largest ratio of width to height of the crop.
             flip: Probability of mirroring left and right.
             exif: What to make of an EXIF orientation, as in `decode`.
@@ -63,7 +63,7 @@ class TrainTransform(grain.transforms.RandomMap):
 
 
 class EvalTransform(grain.transforms.Map):
-    """Resize and crop to the middle: a record to uint8 [S, T, 3] and a label."""
+    """Resize and center crop: a record to uint8 [S, T, 3] and a label."""
 
     def __init__(
         self,
@@ -75,8 +75,8 @@ class EvalTransform(grain.transforms.Map):
 
         Args:
             image_size: Side of the result in pixels, or its height S and width T.
-            crop: Share of the shorter side that is kept; 1 resizes the whole image,
-                whatever its ratio.
+            crop: Fraction of the shorter side that is kept; 1 resizes the image without
+                keeping its aspect ratio.
             exif: What to make of an EXIF orientation, as in `decode`.
         """
         check_exif(exif, "exif")
@@ -101,9 +101,9 @@ def random_box(
 
     Args:
         size: Width and height of the image.
-        scale: Bounds of the crop's share of the area.
+        scale: Bounds of the crop's fraction of the area.
         ratio: Bounds of its ratio of width to height.
-        rng: Where the random numbers come from.
+        rng: Source of random numbers.
 
     Returns:
         Left, upper, right and lower pixel.
@@ -132,8 +132,8 @@ def center_crop(
     Args:
         image: Any size.
         image_size: Side of the result in pixels, or its height and width.
-        crop: Share that is kept of the side that the result fills; 1 resizes the whole
-            image.
+        crop: Fraction that is kept of the side that the result fills; 1 resizes without
+            cropping.
     """
     height, width = both_sides(image_size)
     if crop == 1:
@@ -151,7 +151,7 @@ def center_crop(
     box = (x, y, x + width, y + height)
     if new_width * new_height <= _MAX_RATIO * least_width * least_height:
         return image.resize((new_width, new_height), BICUBIC).crop(box)
-    # The same but for rounding, in the memory that the result takes.
+    # The same up to rounding, in the memory of the result.
     x_scale, y_scale = old_width / new_width, old_height / new_height
     box = (
         x * x_scale,

@@ -1,7 +1,7 @@
-"""Changes the colours of images as mmsegmentation's PhotoMetricDistortion does.
+"""Changes the colors of images as mmsegmentation's PhotoMetricDistortion does.
 
-Each step gives whole numbers again, cut off and not rounded, so that it is a table of
-256 entries.
+Each step gives integers again, truncated and not rounded, so that it is a table of 256
+entries.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import dataclasses
 import cv2
 import numpy as np
 
-# Each is drawn for every second image.
+# Probability of each step.
 _SHARE = 0.5
 _MAX_BRIGHTNESS = 32
 _CONTRAST = (0.5, 1.5)
@@ -23,7 +23,7 @@ _IDENTITY = _LEVELS.astype(np.uint8)
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """What happens to one image; None leaves out a step.
+    """The distortion of one image; None leaves out a step.
 
     Attributes:
         brightness: What is added to each level.
@@ -42,7 +42,7 @@ class Distortion:
 
 
 def draw_distortion(rng: np.random.Generator) -> Distortion:
-    """Draws each step, or that it is left out, with the published ranges."""
+    """Draws each step, or leaves it out, with the published ranges."""
     return Distortion(
         brightness=_draw(rng, -_MAX_BRIGHTNESS, _MAX_BRIGHTNESS),
         contrast=_draw(rng, *_CONTRAST),
@@ -53,7 +53,7 @@ def draw_distortion(rng: np.random.Generator) -> Distortion:
 
 
 def distort(image: np.ndarray, distortion: Distortion) -> np.ndarray:
-    """Returns the image, uint8 [H, W, 3] in RGB, with its colours changed."""
+    """Returns the image, uint8 [H, W, 3] in RGB, with its colors changed."""
     contrast = distortion.contrast
     is_last = distortion.is_contrast_last
     # Consecutive lookup tables compose into one.
@@ -87,7 +87,7 @@ def _scale(factor: float, summand: float) -> np.ndarray:
 def _change_hsv(
     image: np.ndarray, hues: np.ndarray, saturations: np.ndarray
 ) -> np.ndarray:
-    """Returns the image with both tables, uint8 [256], applied to its HSV form."""
+    """Returns the image with both tables, uint8 [256], applied in HSV."""
     table = np.stack([hues, saturations, _IDENTITY], axis=1)[None]
     hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), table)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
