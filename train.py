@@ -15,8 +15,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from litv2_jax import tasks
-from litv2_jax.checkpoints import CheckpointError, find_checkpoint
+from litv2_jax.checkpoints import CheckpointError
 from litv2_jax.compiler import enable_compilation_cache
+from litv2_jax.convert.errors import TorchFileError
 from litv2_jax.data import scratch
 from litv2_jax.recipes import RecipeParser
 from litv2_jax.settings import ConfigError, parse_path
@@ -31,6 +32,7 @@ from litv2_jax.training.profile import StepRange
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Task
 from litv2_jax.training.workdir import RunConfig, check_place
+from litv2_jax.weights import check_weights
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -90,7 +92,13 @@ def main(argv: list[str]) -> None:
     except loop.StoppedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(STOPPED)
-    except (ConfigError, loop.TrainingError, CheckpointError, OSError) as error:
+    except (
+        ConfigError,
+        TorchFileError,
+        loop.TrainingError,
+        CheckpointError,
+        OSError,
+    ) as error:
         sys.exit(f"train.py: {explain_limit(error) or error}")
     except Exception as error:
         if reason := explain_limit(error):
@@ -120,11 +128,17 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
             announce(describe_run(task, run, note))
         return {}
     if _EVAL_ONLY.value:
-        weights = find_checkpoint(parse_path(_WEIGHTS.value, "--weights"))
+        weights = parse_path(_WEIGHTS.value, "--weights")
+        check_weights(weights)
         return evaluation.evaluate(_create_task(run, rest), weights)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
-    kept = RunConfig(config, workdir, may_change=_CHANGE_CONFIG.value)
+    kept = RunConfig(
+        config,
+        workdir,
+        may_change=_CHANGE_CONFIG.value,
+        defaults=RunSettings.defaults(),
+    )
     return loop.fit(
         _create_task(run, rest),
         run,

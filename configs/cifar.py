@@ -26,6 +26,7 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     config.log_every_steps = 50
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
 
     config.model = ConfigDict()
     config.model.name = "litv2_s"

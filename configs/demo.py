@@ -32,6 +32,7 @@ def _digits() -> ConfigDict:
     config.log_every_steps = 10
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
 
     config.model = ConfigDict()
     config.model.name = "litv2_s"
@@ -98,6 +99,7 @@ def _shapes() -> ConfigDict:
     config.log_every_steps = 10
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
 
     config.model = ConfigDict()
     config.model.name = "semantic_fpn_litv2_s"

@@ -27,6 +27,15 @@ ALLOWED = {
     "recipes": set(),
     "convert": {"models", "paths"},
     "checkpoints": {"paths", "settings"},
+    "weights": {
+        "checkpoints",
+        "class_names",
+        "convert",
+        "models",
+        "paths",
+        "settings",
+        "text",
+    },
     "training": {
         "checkpoints",
         "class_names",
@@ -35,6 +44,7 @@ ALLOWED = {
         "paths",
         "pictures",
         "settings",
+        "weights",
     },
     "tasks": {
         "models",
@@ -46,7 +56,7 @@ ALLOWED = {
         "settings",
         "training",
     },
-    "pretrained": {"models", "convert", "checkpoints", "paths", "settings"},
+    "pretrained": {"models", "weights"},
     "prepare": {"data", "settings", "text"},
     "inference": {
         "paths",
@@ -58,9 +68,11 @@ ALLOWED = {
         "data",
         "class_names",
         "text",
+        "weights",
     },
     "predict": {"inference", "class_names", "pictures", "settings", "text"},
-    "__init__": {"compiler", "models", "ops", "convert", "inference", "pretrained"},
+    "__init__": {"compiler", "models", "ops", "convert", "inference", "pretrained"}
+    | {"weights"},
 }
 # These build or check, but never run when a model is trained, evaluated or converted.
 FORBIDDEN = {"torch", "tensorflow", "timm", "sklearn", "yacs"}

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from litv2_jax.checkpoints import find_checkpoint, load_weights, read_description
 from litv2_jax.models.state import split_state
+from litv2_jax.settings import ConfigError
 from litv2_jax.training.classes import match_to_data, reorder_classes
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.log import announce
@@ -20,23 +20,30 @@ from litv2_jax.training.step import (
     make_eval_step,
 )
 from litv2_jax.training.task import Batch, Metric, Task
+from litv2_jax.weights import Loaded, Weights, open_weights
 
 
 def evaluate(task: Task, weights: Path) -> dict[str, float]:
-    """Scores the weights of a checkpoint, or the best ones of a run.
+    """Scores weights.
+
+    Args:
+        task: The problem.
+        weights: As for `open_weights`.
 
     Returns:
         The results of the task's metric, and `images_per_second`, compiling included.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is that of another model, or of
-            other classes.
+        ConfigError: If there are no weights, or they are those of another model, or
+            of other classes.
     """
     devices = Devices()
     model = create_abstract_model(task)
-    path = find_checkpoint(weights)
-    order = match_to_data(read_description(path), task.description, str(path))
-    params, stats = load_weights(path, *split_state(model))
+    opened = open_weights(weights)
+    order = match_to_data(opened.description, task.description, str(opened.path))
+    loaded = opened.load(model, *split_state(model), head="keep")
+    _check_complete(loaded, opened)
+    params, stats = loaded.params, loaded.stats
     if order:
         params, stats = reorder_classes(create_graphdef(task), params, stats, order)
     params, stats = devices.replicate((params, stats))
@@ -47,6 +54,15 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
     if evaluator.table:
         announce(evaluator.table)
     return {**results, "images_per_second": results["num_images"] / seconds}
+
+
+def _check_complete(loaded: Loaded, weights: Weights) -> None:
+    """Raises ConfigError if some of the weights to score would be new."""
+    if loaded.new:
+        raise ConfigError(
+            f"{weights.path} is of another kind of model, so that there is nothing to "
+            f"score: its {', '.join(loaded.new[:3])} would be new."
+        )
 
 
 class Evaluator:

@@ -219,3 +219,14 @@ def test_a_run_with_other_images_in_a_step_is_refused(tmp_path):
     run = toy_run(epochs=1.5, accumulation_steps=2)
     fit(Wrapper(Toy()), run, tmp_path, one)
     assert list_steps(tmp_path / "checkpoints")[-1] == 6
+
+
+def test_settings_that_recipes_have_since_had_their_defaults(tmp_path):
+    RunConfig(SETTINGS, tmp_path, may_change=False).write()
+    defaults = {"ema_decay": 0.0}
+    new = {**SETTINGS, "ema_decay": 0.0}
+    RunConfig(new, tmp_path, may_change=False, defaults=defaults)
+    with pytest.raises(ConfigError, match="config.ema_decay was 0.0, is 0.9"):
+        RunConfig(
+            {**new, "ema_decay": 0.9}, tmp_path, may_change=False, defaults=defaults
+        )
