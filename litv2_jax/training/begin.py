@@ -11,7 +11,6 @@ from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.step import TrainState, create_abstract_model
 from litv2_jax.training.workdir import check_beginning, mark_saved, mark_unsaved
 from litv2_jax.weights import Loaded, open_weights
-from litv2_jax.weights import check_weights as check_path
 
 
 def begin(
@@ -44,6 +43,8 @@ def begin(
     if settings.weights:
         loaded = load_weights(run, state)
         state = dataclasses.replace(state, params=loaded.params, stats=loaded.stats)
+        if state.average:
+            state = state.start_average()
         for note in loaded.notes:
             announce(note)
     mark_unsaved(workdir)
@@ -70,6 +71,6 @@ def load_weights(run: Run, state: TrainState) -> Loaded:
 
 
 def check_weights(settings: RunSettings, checkpoints: Checkpoints) -> None:
-    """Raises ConfigError if a run would begin with weights that are not there."""
+    """Raises ValueError if a run would begin with weights that are not there."""
     if settings.weights and not checkpoints.steps():
-        check_path(settings.weights)
+        open_weights(settings.weights)

@@ -47,6 +47,8 @@ class RunSettings:
         weights_head: Where the classes of these weights are others, in number or in
             name: `new` starts with a new head; `keep` keeps theirs, and another number
             is an error.
+        ema_decay: Share that moving averages of the weights keep at each step, less in
+            the first steps; they are what is evaluated and served. 0 keeps none.
         optimizer: See `OptimizerSettings`.
     """
 
@@ -64,6 +66,7 @@ class RunSettings:
     weights: PathText
     optimizer: OptimizerSettings
     freeze_batch_norm: bool = False
+    ema_decay: Annotated[float, Range(0, below=1)] = 0.0
     weights_head: Annotated[str, OneOf(*HEADS)] = "new"
 
     @classmethod

@@ -2,13 +2,12 @@
 
 from litv2_jax.weights.loading import HEADS, Loaded, Weights
 from litv2_jax.weights.model_folder import save_pretrained
-from litv2_jax.weights.opening import check_weights, open_weights
+from litv2_jax.weights.opening import open_weights
 
 __all__ = [
     "HEADS",
     "Loaded",
     "Weights",
-    "check_weights",
     "open_weights",
     "save_pretrained",
 ]

@@ -116,7 +116,7 @@ class TorchWeights(Weights):
         missing = set(match.missing)
         if note:
             missing |= {entry.torch_name for entry in head_entries(model)}
-        new = [e.path for e in torch_entries(model) if e.torch_name in missing]
+        new = sorted(e.path for e in torch_entries(model) if e.torch_name in missing)
         notes = [*self.notes, *match.warnings, *[note] * bool(note)]
         return Loaded(filled["params"], filled["stats"], new, notes)
 
@@ -143,7 +143,7 @@ class CheckpointWeights(Weights):
         from litv2_jax.checkpoints import initialize_from
 
         note = explain_new_head(self, model, class_names) if head == "new" else ""
-        skipped = [e.path for e in head_entries(model)] if note else []
+        skipped = sorted(e.path for e in head_entries(model)) if note else []
         params, stats, parts = initialize_from(
             self.path, params, stats, skipped=skipped
         )
@@ -174,7 +174,7 @@ def explain_new_head(
         reason = f"the classes are others than those of {weights.path}"
     else:
         return ""
-    arrays = ", ".join(entry.path for entry in head)
+    arrays = ", ".join(sorted(entry.path for entry in head))
     return f"The head ({arrays}) is new: {reason}. It has to be trained."
 
 

@@ -41,13 +41,3 @@ def open_weights(path: str | PathLike, entry: str | None = None) -> Weights:
 
     checkpoint = find_checkpoint(path)
     return CheckpointWeights(checkpoint, read_description(checkpoint))
-
-
-def check_weights(path: str | PathLike) -> None:
-    """Raises ConfigError if there are no weights, without reading those there are."""
-    path = expand_path(Path(path))
-    if path.is_file() or is_model_folder(path):
-        return
-    from litv2_jax.checkpoints import find_checkpoint
-
-    find_checkpoint(path)

@@ -148,10 +148,13 @@ def test_settings_are_kept_only_once_a_step_has_shown_that_they_work(tmp_path):
 
 
 def test_absent_weights_leave_no_workdir(tmp_path):
-    for weights in ("absent", "file"):
-        (tmp_path / "file").write_text("no checkpoint")
+    (tmp_path / "file").write_text("no checkpoint")
+    for weights, reason in (
+        ("absent", "name the workdir of a run"),
+        ("file", "is neither a PyTorch nor a safetensors file"),
+    ):
         run = toy_run(weights=str(tmp_path / weights))
-        with pytest.raises(ConfigError, match=f"{weights}.*name the workdir of a run"):
+        with pytest.raises(ValueError, match=f"{weights}.*{reason}"):
             fit_on_one(Toy(), run, tmp_path / "new")
         assert not (tmp_path / "new").exists()
 

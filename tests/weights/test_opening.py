@@ -10,7 +10,7 @@ from flax import nnx
 import litv2_jax
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
-from litv2_jax.weights import check_weights, open_weights
+from litv2_jax.weights import open_weights
 from tests.weights.places import NAMES, SIZES, create, difference, keep_everywhere
 
 PLACES = ["checkpoint", "run", "x.pth", "x.safetensors", "hub"]
@@ -108,8 +108,7 @@ def test_a_predictor_knows_the_classes(places, place):
 
 def test_nothing_there_is_a_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
-    for open_any in (open_weights, check_weights):
-        for name, reason in (("absent", "There is no "), ("empty", "no checkpoint in")):
-            with pytest.raises(ConfigError, match=reason) as error:
-                open_any(tmp_path / name)
-            assert re.search("a run, .* or a .pth or .safetensors", str(error.value))
+    for name, reason in (("absent", "There is no "), ("empty", "no checkpoint in")):
+        with pytest.raises(ConfigError, match=reason) as error:
+            open_weights(tmp_path / name)
+        assert re.search("a run, .* or a .pth or .safetensors", str(error.value))
