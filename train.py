@@ -7,7 +7,7 @@ python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weigh
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +32,7 @@ from litv2_jax.training.profile import StepRange
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Task
 from litv2_jax.training.workdir import RunConfig, check_place
-from litv2_jax.weights import check_weights
+from litv2_jax.weights import open_weights
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -41,7 +41,7 @@ STOPPED = 128 + signal.SIGTERM
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to run.")
 flags.FLAGS["config"].parser = RecipeParser("config")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder for checkpoints, logs and the report."
+    "workdir", "", "Folder for checkpoints, logs and the report, or for scores."
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry-run", False, "Print steps, memory and time; train and write nothing."
@@ -129,8 +129,10 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         return {}
     if _EVAL_ONLY.value:
         weights = parse_path(_WEIGHTS.value, "--weights")
-        check_weights(weights)
-        return evaluation.evaluate(_create_task(run, rest), weights)
+        names = open_weights(weights).description.get("class_names")
+        task = _create_task(run, rest, scored=names if isinstance(names, list) else ())
+        folder = parse_path(_WORKDIR.value, "--workdir") if _WORKDIR.value else None
+        return evaluation.evaluate(task, weights, folder)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
     kept = RunConfig(
@@ -164,7 +166,11 @@ def _keep_compiled_programs() -> None:
 
 
 def _create_task(
-    run: RunSettings, rest: Mapping[str, Any], *, with_data: bool = True
+    run: RunSettings,
+    rest: Mapping[str, Any],
+    *,
+    with_data: bool = True,
+    scored: Sequence[str] | None = None,
 ) -> Task:
     return tasks.create_task(
         run.task,
@@ -172,6 +178,7 @@ def _create_task(
         batch_size=run.batch_size,
         seed=run.seed,
         with_data=with_data,
+        scored=scored,
     )
 
 

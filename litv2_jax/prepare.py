@@ -3,6 +3,7 @@
 python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --data-dir DATA
 python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
 python -m litv2_jax.prepare tfrecord OLD/imagenet2012/5.1.0 DATA/imagenet2012/5.1.0
+python -m litv2_jax.prepare digits runs/digits-5-9 --classes 5 6 7 8 9 --per-class 20
 python -m litv2_jax.prepare check --name imagenet2012 --data-dir DATA --split train
 python -m litv2_jax.prepare check --name ade20k --zero-label ignored --split train
 """
@@ -70,6 +71,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--allow-partial", action="store_true", help="take what images there are"
     )
 
+    tree = commands.add_parser("digits", help="write handwritten digits as files")
+    tree.set_defaults(run=_prepare_digits)
+    tree.add_argument("folder", type=Path, help="to make, with folders train and val")
+    tree.add_argument(
+        "--classes", type=int, nargs="+", choices=range(10), default=range(10)
+    )
+    tree.add_argument(
+        "--per-class", type=int, default=0, help="training images of each; 0 for all"
+    )
+
     check = commands.add_parser("check", help="read every record")
     check.set_defaults(run=_check)
     check.add_argument("--name", required=True, help="as config.data.name")
@@ -89,6 +100,15 @@ def _copy(options: argparse.Namespace) -> None:
     name, data_dir = target.parent.name, target.parent.parent
     print(f"Copied {count} records to {target}.")
     print(f"Read them with --config.data.name={name} --config.data.data_dir={data_dir}")
+
+
+def _prepare_digits(options: argparse.Namespace) -> None:
+    # TFDS, which builds the data set of all digits, takes seconds to import.
+    from litv2_jax.data.prepare.digits import write_tree
+
+    if options.per_class < 0:
+        raise ConfigError(f"--per-class is {options.per_class} but must be 0 or more.")
+    _print_counts(write_tree(options.folder, options.classes, options.per_class))
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:

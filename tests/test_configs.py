@@ -25,7 +25,8 @@ ARGUMENTS = {
         ),
     ],
     "cifar": ["cifar10", "cifar100"],
-    "demo": ["digits", "shapes"],
+    "demo": ["digits", "digits-0-4", "finetune", "shapes"],
+    "finetune": ["litv2_s", "litv2_m", "litv2_b", "linear"],
     "ade20k_semantic_fpn": ["litv2_s", "litv2_m", "litv2_b"],
 }
 TASKS = {
@@ -59,7 +60,7 @@ def test_every_setting_has_a_reader(name, argument):
             settings.parse(task.Settings, changed)
 
 
-@pytest.mark.parametrize("name", ["imagenet", "cifar", "demo"])
+@pytest.mark.parametrize("name", ["imagenet", "cifar", "demo", "finetune"])
 def test_unknown_arguments_are_refused(name):
     with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):
         read(name, "litv2_xl")

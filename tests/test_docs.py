@@ -22,6 +22,7 @@ PAGES = [
     "docs/benchmarks.md",
     "docs/conversion.md",
     "docs/detection.md",
+    "docs/finetuning.md",
     "docs/parity.md",
     "docs/segmentation.md",
     "docs/training.md",
@@ -86,7 +87,7 @@ def test_make_knows_the_targets():
     targets = {
         words[1] for words in commands() if words[0] == "make" and len(words) == 2
     }
-    assert targets == {"demo", "demo-segmentation", "test"}
+    assert targets == {"demo", "demo-finetune", "demo-segmentation", "test"}
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert f"\n{target}: install" in makefile

@@ -23,12 +23,13 @@ from litv2_jax.training.task import Batch, Metric, Task
 from litv2_jax.weights import Loaded, Weights, open_weights
 
 
-def evaluate(task: Task, weights: Path) -> dict[str, float]:
+def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str, float]:
     """Scores weights.
 
     Args:
         task: The problem.
         weights: As for `open_weights`.
+        folder: Where to write what the task writes of its scores; nowhere by default.
 
     Returns:
         The results of the task's metric, and `images_per_second`, compiling included.
@@ -53,6 +54,10 @@ def evaluate(task: Task, weights: Path) -> dict[str, float]:
     seconds = time.perf_counter() - start
     if evaluator.table:
         announce(evaluator.table)
+    if folder and jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        evaluator.write_scores(folder)
+        announce(f"Wrote {folder}.")
     return {**results, "images_per_second": results["num_images"] / seconds}
 
 
@@ -83,6 +88,7 @@ class Evaluator:
             for compute in (task.evaluate, task.predict)
         )
         self._first_batch: Batch = {}
+        self._metric = task.metric()
         self.table = ""
 
     def __call__(
@@ -125,8 +131,12 @@ class Evaluator:
         if latest:
             self._add(metric, latest)
         results = metric.result()
-        self.table = metric.table()
+        self._metric, self.table = metric, metric.table()
         return results
+
+    def write_scores(self, folder: Path) -> None:
+        """Writes what the task writes of the last evaluation."""
+        self._task.write_scores(self._metric, folder)
 
     def predict(
         self, params: dict[str, Any], stats: dict[str, Any]

@@ -134,6 +134,7 @@ class Log:
         draw_examples: Callable[[Path], None],
         results: Mapping[str, float],
         table: str,
+        write_scores: Callable[[Path], None],
     ) -> None:
         """Writes `report/`: curves, predictions drawn by the function, a summary.
 
@@ -141,12 +142,14 @@ class Log:
             draw_examples: Draws predictions to a file.
             results: The last evaluation.
             table: What its metric says beyond them, in Markdown.
+            write_scores: Writes further files of its scores into a folder.
         """
         if not self._is_first:
             return
         rows = read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
         self.draw("predictions", draw_examples)
+        write_scores(self._report)
         # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
             summarise(rows, results) + (f"\n{table}\n" if table else ""),

@@ -188,6 +188,7 @@ class _Trainer:
             lambda path: self._task.draw(*example, path),
             results,
             self._evaluator.table,
+            self._evaluator.write_scores,
         )
         return results
 

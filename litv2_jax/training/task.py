@@ -114,6 +114,10 @@ class Task(Protocol):
         """Returns an empty metric."""
         ...
 
+    def write_scores(self, metric: Any, folder: Path) -> None:
+        """Writes files with more of what a metric has added up, if there is any."""
+        ...
+
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws the examples of a batch that `augment` returned."""
         ...
