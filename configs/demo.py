@@ -4,7 +4,7 @@ digits: handwritten digits, 360 test images, expected top-1 above 97 %
     python train.py --config configs/demo.py:digits --workdir runs/digits
 
 digits-0-4: five of the digits, from a tree of files, to fine-tune from
-finetune: the other five, with 20 images of each, from these weights
+finetune: the other five, with 5 images of each, from these weights
     make demo-finetune
 
 shapes: drawn shapes to segment, 100 test images, expected mIoU above 80 %
@@ -14,8 +14,6 @@ shapes: drawn shapes to segment, 100 test images, expected mIoU above 80 %
 from typing import Any
 
 from ml_collections import ConfigDict
-
-from litv2_jax.layer_groups import layer_groups
 
 
 def get_config(name: str = "digits") -> ConfigDict:
@@ -110,15 +108,15 @@ def _first_digits() -> ConfigDict:
 
 def _finetune() -> ConfigDict:
     config: Any = _first_digits()
-    config.epochs = 12.0
-    config.batch_size = 16  # Over all devices.
-    config.eval_every_epochs = 6.0
-    config.log_every_steps = 5
+    config.epochs = 10.0
+    config.batch_size = 8  # Over all devices.
+    config.eval_every_epochs = 5.0
+    config.log_every_steps = 3
     config.weights = "runs/digits-0-4"
     config.ema_decay = 0.9  # Of averaged weights; 0 keeps none.
     config.data.data_dir = "runs/datasets/digits-5-9"
-    config.optimizer.base_batch_size = 16
-    config.optimizer.groups = layer_groups((1, 1, 2, 1), 0.75)
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.base_batch_size = 8
     return config
 
 

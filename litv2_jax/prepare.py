@@ -3,7 +3,7 @@
 python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --data-dir DATA
 python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
 python -m litv2_jax.prepare tfrecord OLD/imagenet2012/5.1.0 DATA/imagenet2012/5.1.0
-python -m litv2_jax.prepare digits runs/digits-5-9 --classes 5 6 7 8 9 --per-class 20
+python -m litv2_jax.prepare digits runs/digits-5-9 --classes 5 6 7 8 9 --per-class 5
 python -m litv2_jax.prepare check --name imagenet2012 --data-dir DATA --split train
 python -m litv2_jax.prepare check --name ade20k --zero-label ignored --split train
 """
