@@ -7,7 +7,7 @@ BIN := .venv/bin
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 comma := ,
 
-.PHONY: install demo demo-segmentation demo-detection test test-all test-newest lint format clean
+.PHONY: install demo demo-finetune demo-segmentation demo-detection test test-all test-newest lint format clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -23,6 +23,14 @@ install: .venv/installed-dev$(EXTRAS)
 demo: install
 	$(BIN)/python train.py --config configs/demo.py:digits --workdir runs/digits
 	@echo "Pictures: runs/digits/report/curves.png and runs/digits/report/predictions.png"
+
+# Learns five digits from five images of each, beginning with a model of the other five.
+demo-finetune: install
+	$(BIN)/python -m litv2_jax.prepare digits runs/datasets/digits-0-4 --classes 0 1 2 3 4
+	$(BIN)/python -m litv2_jax.prepare digits runs/datasets/digits-5-9 --classes 5 6 7 8 9 --per-class 5
+	$(BIN)/python train.py --config configs/demo.py:digits-0-4 --workdir runs/digits-0-4
+	$(BIN)/python train.py --config configs/demo.py:finetune --workdir runs/digits-5-9
+	@echo "Pictures: runs/digits-5-9/report/curves.png and runs/digits-5-9/report/predictions.png"
 
 # The same of a segmentation model, on drawn shapes.
 demo-segmentation: install

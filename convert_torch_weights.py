@@ -10,7 +10,7 @@ PyTorch is not needed, and nothing in the file is executed.
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,22 +21,17 @@ from litv2_jax import models, pretrained
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.class_names import ClassNames, read_class_names
 from litv2_jax.convert import identify
-from litv2_jax.convert.apply import Entry, match_weights, torch_entries
-from litv2_jax.convert.errors import list_names
-from litv2_jax.convert.torch_file import (
-    TorchCheckpoint,
-    read_checkpoint,
-    write_torch_checkpoint,
-)
-from litv2_jax.models.family import Family, Shapes, find_family, list_all_models
+from litv2_jax.convert.apply import match_weights
+from litv2_jax.convert.describe import HEADS_UNKNOWN, describe_torch
+from litv2_jax.convert.model_arrays import Entry, torch_entries
+from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
+from litv2_jax.models.family import find_family, list_all_models
 from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
 
-_HEADS_UNKNOWN = (
-    "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
-    "--window-sizes if they are not 0 0 2 1."
-)
+# Options that are sizes of the backbone.
+_SIZES = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -90,14 +85,20 @@ def _from_torch(options: argparse.Namespace) -> None:
     if options.output.exists() and any(options.output.iterdir()):
         raise ConfigError(f"{options.output} is not empty: name a folder to create.")
     source = read_checkpoint(options.source, options.entry)
-    shapes = {name: array.shape for name, array in source.arrays.items()}
-    description, name_notes = _describe(options, shapes, source)
+    description, name_notes = describe_torch(
+        source,
+        options.source,
+        model=options.model,
+        num_classes=options.num_classes,
+        sizes={n: x for n in _SIZES if (x := getattr(options, n)) is not None},
+    )
+    description["class_names"], class_notes = _name_classes(options, description)
     try:
         model, arrays, notes = _create_model(description["model"], source.arrays)
         report = litv2_jax.load_torch_weights(model, arrays)
     except ValueError as error:
         raise ValueError(f"{options.source}: {error}") from None
-    notes = source.notes + name_notes + notes
+    notes = source.notes + name_notes + class_notes + notes
     if report.missing:
         notes.append(
             f"Only the backbone is the file's. New, and to be trained: "
@@ -109,7 +110,7 @@ def _from_torch(options: argparse.Namespace) -> None:
         print(note)
     print(f"Wrote {options.output}: {_summarize(description, report.loaded)}.")
     if not description["are_heads_known"]:
-        print(f"{_HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
+        print(f"{HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
 
 
 def _create_model(
@@ -148,69 +149,11 @@ def _create_model(
     return model, arrays | head, [note]
 
 
-def _describe(
-    options: argparse.Namespace, shapes: Shapes, source: TorchCheckpoint
-) -> tuple[dict[str, Any], list[str]]:
-    """Returns the description to store in the checkpoint, and notes to print."""
-    config = source.config
-    names = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
-    given = {n: x for n in names if (x := getattr(options, n)) is not None}
-    found = identify.read_architecture(shapes)
-    theirs = identify.find_family(shapes)
-    if found is None or not (theirs or options.model):
-        raise ConfigError(
-            f"{options.source} is no model of LITv2's: its arrays are called "
-            f"{list_names(list(shapes), 3)}."
-        )
-    try:
-        sizes = {**identify.read_sizes(config, found), **given}
-    except ValueError as error:
-        raise ConfigError(
-            f"{options.source} is damaged or altered: {error}. To convert it all the "
-            "same, save its state dict alone."
-        ) from None
-    name = options.model or identify.recognize_variant(shapes) or ""
-    notes = []
-    has_windows = theirs and f"{name}_window4" in theirs.configs
-    if has_windows and not (options.model or options.window_sizes):
-        name, note = _choose_windows(name, source.experiment)
-        notes.append(note)
-    are_heads_known = bool(name) or "num_heads" in sizes
-    if theirs and not name:
-        # Those of the first model, for one with sizes that were not published.
-        name = next(iter(theirs.configs))
-        if are_heads_known:
-            sizes = {"embed_dim": found.embed_dim, "depths": found.depths, **sizes}
-        else:
-            sizes = identify.sizes_with_shapes(found)
-            if sizes is None or given:
-                raise ConfigError(f"{options.source} is {found}. {_HEADS_UNKNOWN}")
-    image_size = identify.read_image_size(config) or 224
-    if name == "litv2_b" and image_size == 384 and not options.model:
-        name = "litv2_b_384"
-    if name == "litv2_b_384":
-        image_size = 384
-    family = find_family(name)
-    own = {"num_classes": family.published_classes}
-    if family is theirs:
-        own = identify.read_own_sizes(shapes, family)
-    if options.num_classes:
-        own["num_classes"] = options.num_classes
-    names, note = _name_classes(options, own["num_classes"], family)
-    notes += [note] if note else []
-    description = {
-        "model": {"name": name, **own, **sizes},
-        "are_heads_known": are_heads_known,
-        "input": family.describe_input(image_size),
-        "class_names": names,
-    }
-    return description, notes
-
-
 def _name_classes(
-    options: argparse.Namespace, num_classes: int, family: Family
-) -> tuple[ClassNames, str]:
-    """Returns the class names to store, and a note about them."""
+    options: argparse.Namespace, description: Mapping[str, Any]
+) -> tuple[ClassNames, list[str]]:
+    """Returns the class names to store, and notes about them."""
+    found, num_classes = description["class_names"], description["model"]["num_classes"]
     if options.class_names:
         names = read_class_names(options.class_names)
         if len(names) != num_classes:
@@ -218,29 +161,14 @@ def _name_classes(
                 f"{options.class_names} names {len(names)} classes, but the model has "
                 f"{num_classes}."
             )
-        return names, ""
-    if num_classes != family.published_classes or not family.class_names:
-        return [], ""
-    return family.class_names, (
-        f"The {num_classes} classes are named as those of {family.class_names}, which "
-        "has as many; if they are others, name them with --class-names FILE."
+        return names, []
+    if not found:
+        return found, []
+    note = (
+        f"The {num_classes} classes are named as those of {found}, which has as many; "
+        "if they are others, name them with --class-names FILE."
     )
-
-
-def _choose_windows(name: str, experiment: str) -> tuple[str, str]:
-    """Returns the name of a detector with the windows of its run, and a sentence.
-
-    Args:
-        name: That of the model with windows of 2 and the same shapes.
-        experiment: As in `TorchCheckpoint`. The original's configurations with windows
-            of 4 are called `..._ws_4.py`.
-    """
-    if "ws_4" in experiment:
-        return f"{name}_window4", "The file is of a run of ..._ws_4: windows are 4."
-    return name, (
-        "Shapes do not tell the windows of HiLo, which are taken to be 2. If they were "
-        f"4, convert the file again with --model {name}_window4."
-    )
+    return found, [note]
 
 
 def _to_torch(options: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ python train.py --config configs/imagenet.py:litv2_s --eval-only --weights weigh
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from litv2_jax import tasks
-from litv2_jax.checkpoints import CheckpointError, find_checkpoint
+from litv2_jax.checkpoints import CheckpointError
 from litv2_jax.compiler import enable_compilation_cache
+from litv2_jax.convert.errors import TorchFileError
 from litv2_jax.data import scratch
 from litv2_jax.recipes import RecipeParser
 from litv2_jax.settings import ConfigError, parse_path
@@ -31,6 +32,7 @@ from litv2_jax.training.profile import StepRange
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Task
 from litv2_jax.training.workdir import RunConfig, check_place
+from litv2_jax.weights import open_weights
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -39,7 +41,7 @@ STOPPED = 128 + signal.SIGTERM
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Recipe to run.")
 flags.FLAGS["config"].parser = RecipeParser("config")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder for checkpoints, logs and the report."
+    "workdir", "", "Folder for checkpoints, logs and the report, or for scores."
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry-run", False, "Print steps, memory and time; train and write nothing."
@@ -92,7 +94,13 @@ def main(argv: list[str]) -> None:
     except loop.StoppedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(STOPPED)
-    except (ConfigError, loop.TrainingError, CheckpointError, OSError) as error:
+    except (
+        ConfigError,
+        TorchFileError,
+        loop.TrainingError,
+        CheckpointError,
+        OSError,
+    ) as error:
         sys.exit(f"train.py: {explain_limit(error) or error}")
     except Exception as error:
         if reason := explain_limit(error):
@@ -122,12 +130,19 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
             announce(describe_run(task, run, note))
         return {}
     if _EVAL_ONLY.value:
-        weights = find_checkpoint(parse_path(_WEIGHTS.value, "--weights"))
-        folder = _WORKDIR.value and parse_path(_WORKDIR.value, "--workdir")
-        return evaluation.evaluate(_create_task(run, rest), weights, folder or None)
+        weights = parse_path(_WEIGHTS.value, "--weights")
+        names = open_weights(weights).description.get("class_names")
+        task = _create_task(run, rest, scored=names if isinstance(names, list) else ())
+        folder = parse_path(_WORKDIR.value, "--workdir") if _WORKDIR.value else None
+        return evaluation.evaluate(task, weights, folder)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
-    kept = RunConfig(config, workdir, may_change=_CHANGE_CONFIG.value)
+    kept = RunConfig(
+        config,
+        workdir,
+        may_change=_CHANGE_CONFIG.value,
+        defaults=RunSettings.defaults(),
+    )
     return loop.fit(
         _create_task(run, rest),
         run,
@@ -158,7 +173,11 @@ def _keep_compiled_programs() -> None:
 
 
 def _create_task(
-    run: RunSettings, rest: Mapping[str, Any], *, with_data: bool = True
+    run: RunSettings,
+    rest: Mapping[str, Any],
+    *,
+    with_data: bool = True,
+    scored: Sequence[str] | None = None,
 ) -> Task:
     return tasks.create_task(
         run.task,
@@ -166,6 +185,7 @@ def _create_task(
         batch_size=run.batch_size,
         seed=run.seed,
         with_data=with_data,
+        scored=scored,
     )
 
 

@@ -40,6 +40,8 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.log_every_steps = 50
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # The published runs begin from ImageNet: see above.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
+    config.ema_decay = 0.0  # Of averaged weights; 0 keeps none.
 
     config.model = ConfigDict()
     config.model.name = f"semantic_fpn_{model}"

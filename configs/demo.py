@@ -3,15 +3,26 @@
 digits: handwritten digits, 360 test images, expected top-1 above 97 %
     python train.py --config configs/demo.py:digits --workdir runs/digits
 
+digits-0-4: five of the digits, from a tree of files, to fine-tune from
+finetune: the other five, with 5 images of each, from these weights
+    make demo-finetune
+
 shapes: drawn shapes to segment, 100 test images, expected mIoU above 80 %
     python train.py --config configs/demo.py:shapes --workdir runs/shapes
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 
 
 def get_config(name: str = "digits") -> ConfigDict:
-    recipes = {"digits": _digits, "shapes": _shapes}
+    recipes = {
+        "digits": _digits,
+        "digits-0-4": _first_digits,
+        "finetune": _finetune,
+        "shapes": _shapes,
+    }
     if name not in recipes:
         raise ValueError(f"No recipe for {name!r}; there are {', '.join(recipes)}.")
     return recipes[name]()
@@ -32,6 +43,8 @@ def _digits() -> ConfigDict:
     config.log_every_steps = 10
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
+    config.ema_decay = 0.0  # Of averaged weights; 0 keeps none.
 
     config.model = ConfigDict()
     config.model.name = "litv2_s"
@@ -47,6 +60,7 @@ def _digits() -> ConfigDict:
     config.data.data_dir = "runs/datasets"
     config.data.train_split = "train"
     config.data.eval_split = "test"
+    config.data.eval_fraction = 0.0  # Of a tree without such a folder.
     config.data.image_size = 64
     config.data.scale = (0.7, 1.0)  # Of the area.
     config.data.ratio = (0.8, 1.25)  # Width over height.
@@ -83,6 +97,29 @@ def _digits() -> ConfigDict:
     return config
 
 
+def _first_digits() -> ConfigDict:
+    config: Any = _digits()
+    config.epochs = 10.0
+    config.data.name = "folder"
+    config.data.data_dir = "runs/datasets/digits-0-4"
+    config.data.eval_split = "val"
+    return config
+
+
+def _finetune() -> ConfigDict:
+    config: Any = _first_digits()
+    config.epochs = 10.0
+    config.batch_size = 8  # Over all devices.
+    config.eval_every_epochs = 5.0
+    config.log_every_steps = 3
+    config.weights = "runs/digits-0-4"
+    config.ema_decay = 0.9  # Of averaged weights; 0 keeps none.
+    config.data.data_dir = "runs/datasets/digits-5-9"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.base_batch_size = 8
+    return config
+
+
 def _shapes() -> ConfigDict:
     config = ConfigDict()
     config.task = "segmentation"
@@ -98,6 +135,8 @@ def _shapes() -> ConfigDict:
     config.log_every_steps = 10
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
+    config.ema_decay = 0.0  # Of averaged weights; 0 keeps none.
 
     config.model = ConfigDict()
     config.model.name = "semantic_fpn_litv2_s"

@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.log_every_steps = 50
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
+    config.weights_head = "new"  # Where classes differ; keep takes the old one.
+    config.ema_decay = 0.0  # Of averaged weights; 0 keeps none.
 
     config.model = ConfigDict()
     config.model.name = "litv2_s"
@@ -35,6 +37,7 @@ def get_config() -> ConfigDict:
     config.data.data_dir = ""  # Where TFDS keeps its data sets by default.
     config.data.train_split = "train"
     config.data.eval_split = "validation"
+    config.data.eval_fraction = 0.0  # Of a tree without such a folder.
     config.data.image_size = 224
     config.data.scale = (0.25, 1.0)  # Of the area.
     config.data.ratio = (3 / 4, 4 / 3)  # Width over height.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from litv2_jax.models.hilo import HiLo
     from litv2_jax.ops.implementations import use_implementation
     from litv2_jax.pretrained import create_model
+    from litv2_jax.weights.model_folder import save_pretrained
 
 __all__ = [
     "HiLo",
@@ -31,6 +32,7 @@ __all__ = [
     "list_models",
     "load_torch_weights",
     "read_torch_checkpoint",
+    "save_pretrained",
     "to_torch_state_dict",
     "use_implementation",
 ]
@@ -46,6 +48,7 @@ _MODULES = {
     "list_models": "models",
     "load_torch_weights": "convert.apply",
     "read_torch_checkpoint": "convert.torch_file",
+    "save_pretrained": "weights",
     "to_torch_state_dict": "convert.apply",
     "use_implementation": "ops.implementations",
 }

@@ -12,7 +12,6 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize, normalize_inside
 from litv2_jax.class_names import display_names
 from litv2_jax.compiler import compiler_options
@@ -24,8 +23,10 @@ from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
+from litv2_jax.pretrained import load_model
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
+from litv2_jax.weights import open_weights, save_pretrained
 
 _BATCH_SIZE = 16
 
@@ -39,7 +40,7 @@ def predict(
     """Returns the names of the K classes, and the probabilities of each image [N, K].
 
     Args:
-        weights: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+        weights: As for `Predictor`.
         images: RGB, of any size; used one after the other.
 
     Raises:
@@ -60,7 +61,7 @@ def segment(
     The images are resized and padded as in the evaluation of the model.
 
     Args:
-        weights: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+        weights: As for `Predictor`.
         images: RGB, of any size; used one after the other.
 
     Raises:
@@ -92,29 +93,32 @@ class Predictor:
         """Loads a model.
 
         Args:
-            weights: A checkpoint, or the workdir of a run, whose best checkpoint is
-                taken.
+            weights: The workdir of a run, whose best checkpoint is taken; a checkpoint;
+                a `.pth`, `.pt` or `.safetensors` file; or a folder from
+                `save_pretrained`.
 
         Raises:
             ConfigError: If there is no checkpoint, or it does not say how many heads
                 its model has.
         """
-        description = pretrained.describe(weights)
+        opened = open_weights(weights)
+        description = opened.description
         if not description.get("are_heads_known", True):
             raise ConfigError(
-                f"{weights} does not say how many heads its model has, because the "
-                "file it was converted from did not: convert that again with "
-                "--num-heads and --alpha."
+                f"{weights} does not say how many heads its model has: convert the "
+                "PyTorch file with --num-heads and --alpha."
             )
         sizes = description["model"]
         self.task = find_family(sizes["name"]).task
-        model: Any = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=weights)
+        model: Any = load_model(opened, **sizes, rngs=nnx.Rngs(0))
+        self._description = description
         self._input = description["input"]
         # Checkpoints of classifiers that do not say are of runs that ignored it.
         default = "ignored" if self.task == "classification" else "applied"
         self.exif = self._input.get("exif", default)
         names = display_names(description.get("class_names") or [])
         self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
+        self._model = model
         graphdef, self._state = nnx.split(model)
         self._shapes: set[Any] = set()
 
@@ -141,6 +145,22 @@ class Predictor:
     def load(cls, weights: str | PathLike) -> "Predictor":
         """Returns a predictor; see the constructor."""
         return cls(weights)
+
+    def save_pretrained(self, folder: str | PathLike) -> None:
+        """Writes the model, its preprocessing and its classes; see `save_pretrained`.
+
+        Args:
+            folder: To create; it may exist if it is empty.
+
+        Raises:
+            ConfigError: If there is something in the folder.
+        """
+        save_pretrained(
+            self._model,
+            folder,
+            class_names=self._description.get("class_names") or [],
+            input=self._input,
+        )
 
     def classify(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:
         """Yields the probabilities [K] of each image, which are read in batches.

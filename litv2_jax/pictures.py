@@ -144,6 +144,33 @@ def draw_overlay(
     figure.savefig(path, dpi=120)
 
 
+def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -> None:
+    """Draws images by label and prediction, as shares of each label, as a PNG.
+
+    Args:
+        counts: [K, K] images by label and prediction.
+        class_names: What the K classes are called.
+        path: File to write.
+    """
+    side = 2.5 + 0.3 * len(class_names)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        color = "white" if shares[i, j] > 0.5 else "black"
+        text = str(counts[i, j])
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
+    places, blank = range(len(class_names)), [""] * len(class_names)
+    axes.set_xticks(places, blank, rotation=90)
+    axes.set_yticks(places, blank)
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        for label, name in zip(labels, class_names, strict=True):
+            write_text(label, short_name(str(name)))
+    axes.set(xlabel="prediction", ylabel="label")
+    figure.savefig(path, dpi=120)
+
+
 def paint(classes: np.ndarray, num_classes: int) -> np.ndarray:
     """Returns a colour for the class of each pixel: [H, W] to [H, W, 3] uint8."""
     colors = class_colors(num_classes)

@@ -59,7 +59,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--weights",
         required=True,
         type=Path,
-        help="workdir of a run, or a folder that convert_torch_weights.py wrote",
+        help="a run, a checkpoint, a .pth or .safetensors file, or a model folder",
     )
     add("--top", type=int, default=5, help="classes to print for each image")
     add(

@@ -5,6 +5,7 @@ python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
 python -m litv2_jax.prepare coco --annotations instances_val2017.json \\
     --images val2017 --split validation --data-dir DATA
 python -m litv2_jax.prepare tfrecord OLD/imagenet2012/5.1.0 DATA/imagenet2012/5.1.0
+python -m litv2_jax.prepare digits runs/digits-5-9 --classes 5 6 7 8 9 --per-class 5
 python -m litv2_jax.prepare check --name imagenet2012 --data-dir DATA --split train
 python -m litv2_jax.prepare check --name ade20k --zero-label ignored --split train
 """
@@ -81,6 +82,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--name", default="coco", help="of the data set, as config.data.name")
     add("--split", default="train", help="as config.data.train_split")
     add("--allow-partial", action="store_true", help="leave out what cannot be used")
+    tree = commands.add_parser("digits", help="write handwritten digits as files")
+    tree.set_defaults(run=_prepare_digits)
+    tree.add_argument("folder", type=Path, help="to make, with folders train and val")
+    tree.add_argument(
+        "--classes", type=int, nargs="+", choices=range(10), default=range(10)
+    )
+    tree.add_argument(
+        "--per-class", type=int, default=0, help="training images of each; 0 for all"
+    )
 
     check = commands.add_parser("check", help="read every record")
     check.set_defaults(run=_check)
@@ -101,6 +111,15 @@ def _copy(options: argparse.Namespace) -> None:
     name, data_dir = target.parent.name, target.parent.parent
     print(f"Copied {count} records to {target}.")
     print(f"Read them with --config.data.name={name} --config.data.data_dir={data_dir}")
+
+
+def _prepare_digits(options: argparse.Namespace) -> None:
+    # TFDS, which builds the data set of all digits, takes seconds to import.
+    from litv2_jax.data.prepare.digits import write_tree
+
+    if options.per_class < 0:
+        raise ConfigError(f"--per-class is {options.per_class} but must be 0 or more.")
+    _print_counts(write_tree(options.folder, options.classes, options.per_class))
 
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:

@@ -1,17 +1,15 @@
 """Models with their weights: `litv2_jax.create_model` and stored descriptions."""
 
+import logging
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import jax
 from flax import nnx
 
 from litv2_jax import models
-from litv2_jax.convert.apply import load_torch_weights
 from litv2_jax.models.state import split_state
-from litv2_jax.paths import expand_path
-from litv2_jax.settings import ConfigError
+from litv2_jax.weights import Weights, open_weights
 
 
 def create_model(
@@ -27,9 +25,10 @@ def create_model(
     Args:
         name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
-        weights: A checkpoint of this project, the workdir of a run, whose best
-            checkpoint is taken, or a PyTorch file; of a classifier's file, other models
-            take the backbone and say so.
+        weights: The workdir of a run, whose best checkpoint is taken; a checkpoint; a
+            `.pth`, `.pt` or `.safetensors` file; or a folder from `save_pretrained`. If
+            `num_classes` is given and is another than theirs, the head is new; models
+            of another kind take the backbone of a classifier. A warning says so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that
@@ -41,16 +40,29 @@ def create_model(
     """
     if weights is None:
         return models.create_model(name, rngs=rngs, **options)
+    return load_model(open_weights(weights, entry), name, rngs=rngs, **options)
+
+
+def load_model(
+    weights: Weights, name: str, *, rngs: nnx.Rngs, **options: Any
+) -> nnx.Module:
+    """Creates a model with weights that have been opened; see `create_model`."""
     # Shapes alone: nothing is initialised that the weights would replace.
     model = nnx.eval_shape(
         lambda: models.create_model(name, rngs=nnx.Rngs(0), **options)
     )
-    load_weights(model, weights, entry)
-    state = nnx.state(model)
-    if any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(state)):
-        # Only the backbone was in the file: the rest is new.
+    # A head that nobody has asked for would be a surprise.
+    head = "new" if options.get("num_classes") else "keep"
+    loaded = weights.load(model, *split_state(model), head=head)
+    for note in loaded.notes:
+        logging.warning("%s", note)
+    if loaded.new:
         model = models.create_model(name, rngs=rngs, **options)
-        nnx.update(model, jax.tree.map(_prefer_loaded, state, nnx.state(model)))
+        trees = split_state(model)
+        trees = jax.tree.map(_prefer_loaded, (loaded.params, loaded.stats), trees)
+    else:
+        trees = loaded.params, loaded.stats
+    nnx.update(model, *trees)
     return model
 
 
@@ -58,43 +70,13 @@ def _prefer_loaded(loaded: jax.Array | jax.ShapeDtypeStruct, new: jax.Array):
     return new if isinstance(loaded, jax.ShapeDtypeStruct) else loaded
 
 
-def load_weights(
-    model: nnx.Module, path: str | PathLike, entry: str | None = None
-) -> None:
-    """Fills a model, in place, from a checkpoint, a run or a PyTorch file.
-
-    Args:
-        model: From `create_model`.
-        path: As `weights` there.
-        entry: As there.
-
-    Raises:
-        ValueError: If the weights are those of another model, or cannot be read.
-    """
-    path = expand_path(Path(path))
-    if path.is_file():
-        load_torch_weights(model, path, entry=entry)
-        return
-    if entry is not None:
-        raise ConfigError(
-            f"entry={entry!r} names weights in a PyTorch file, but {path} is none."
-        )
-    # Orbax takes a second to import, and most models are created without.
-    from litv2_jax.checkpoints import load_weights as read_weights
-
-    params, stats = read_weights(path, *split_state(model))
-    nnx.update(model, params, stats)
-
-
 def describe(path: str | PathLike) -> dict[str, Any]:
-    """Returns the model description in a checkpoint: `model`, `input`, `class_names`.
+    """Returns the description of a model: `model`, `input`, `class_names`.
 
     Args:
-        path: A checkpoint, or the workdir of a run, whose best checkpoint is taken.
+        path: As `weights` of `create_model`.
 
     Raises:
-        ConfigError: If there is no checkpoint.
+        ValueError: If there are no weights.
     """
-    from litv2_jax.checkpoints import find_checkpoint, read_description
-
-    return read_description(find_checkpoint(expand_path(Path(path))))
+    return open_weights(path).description

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from litv2_jax import load_torch_weights, to_torch_state_dict
-from litv2_jax.convert.apply import torch_entries
+from litv2_jax.convert.model_arrays import torch_entries
 
 GOLDEN = Path(__file__).parent / "golden"
 SEED = 2022

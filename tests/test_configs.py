@@ -30,7 +30,8 @@ ARGUMENTS = {
         ),
     ],
     "cifar": ["cifar10", "cifar100"],
-    "demo": ["digits", "shapes"],
+    "demo": ["digits", "digits-0-4", "finetune", "shapes"],
+    "finetune": ["litv2_s", "litv2_m", "litv2_b", "linear"],
     "ade20k_semantic_fpn": ["litv2_s", "litv2_m", "litv2_b"],
     "coco_retinanet": DETECTORS,
     "coco_mask_rcnn": DETECTORS,
@@ -68,7 +69,8 @@ def test_every_setting_has_a_reader(name, argument):
 
 
 @pytest.mark.parametrize(
-    "name", ["imagenet", "cifar", "demo", "coco_retinanet", "coco_mask_rcnn"]
+    "name",
+    ["imagenet", "cifar", "demo", "finetune", "coco_retinanet", "coco_mask_rcnn"],
 )
 def test_unknown_arguments_are_refused(name):
     with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):

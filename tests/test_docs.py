@@ -23,6 +23,7 @@ PAGES = [
     "docs/conversion.md",
     "docs/deployment.md",
     "docs/detection.md",
+    "docs/finetuning.md",
     "docs/parity.md",
     "docs/segmentation.md",
     "docs/training.md",
@@ -88,7 +89,13 @@ def test_make_knows_the_targets():
     targets = {
         words[1] for words in commands() if words[0] == "make" and len(words) == 2
     }
-    assert targets == {"demo", "demo-segmentation", "demo-detection", "test"}
+    assert targets == {
+        "demo",
+        "demo-finetune",
+        "demo-segmentation",
+        "demo-detection",
+        "test",
+    }
     makefile = (ROOT / "Makefile").read_text()
     for target in targets:
         assert f"\n{target}: install" in makefile

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import os
 import shutil
@@ -17,6 +18,7 @@ from litv2_jax import inference, predict
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
+from litv2_jax.weights import open_weights
 from tests.reference import rules
 
 SIZES = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (3, 6, 12, 24)}
@@ -179,14 +181,16 @@ def test_images_are_turned_upright_if_those_of_the_training_were(
     monkeypatch.setattr(
         inference, "center_crop", lambda *a: sizes.append(a[0].size) or crop(*a)
     )
-    description = inference.pretrained.describe(weights)
+    opened = open_weights(weights)
+    description = opened.description
     for setting, size in (
         ({}, (30, 20)),
         ({"exif": "ignored"}, (30, 20)),
         ({"exif": "applied"}, (20, 30)),
     ):
         stored = {**description, "input": {**description["input"], **setting}}
-        monkeypatch.setattr(inference.pretrained, "describe", lambda _, d=stored: d)
+        changed = dataclasses.replace(opened, description=stored)
+        monkeypatch.setattr(inference, "open_weights", lambda _, w=changed: w)
         predict.main(["--weights", str(weights), str(path)])
         assert sizes.pop() == size
 

@@ -251,3 +251,15 @@ def test_checking_annotations_names_what_is_wrong(tmp_path, capsys):
     assert "the image has 30x20 pixels, but its annotation 30x19" in out
     # Without the option, a data set with labels is looked for.
     assert "no folder" in fail(*check)
+
+
+def test_digits_are_written_as_files(tmp_path, capsys):
+    options = ["--classes", "5", "7", "--per-class", "3"]
+    prepare.main(["digits", str(tmp_path), *options])
+    said = capsys.readouterr().out
+    assert re.search(r"Prepared \d{2} of val, 6 of train\.", said)
+    train = open_source("folder", "train", str(tmp_path))
+    assert train.class_names == ["5", "7"]
+    assert [train[i]["label"] for i in range(len(train))] == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(SystemExit, match="--per-class is -1 but must be 0 or more"):
+        prepare.main(["digits", str(tmp_path), "--per-class", "-1"])

@@ -8,7 +8,7 @@ an array is its path in the tree that was saved, such as `model/params/head/kern
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,19 @@ class StoredArrays:
                 raise DamagedCheckpointError(self.path, difference)
         return arrays
 
-    def check_fit(self, ours: Mapping[str, Shape], part: str = "") -> None:
+    def check_fit(
+        self,
+        ours: Mapping[str, Shape],
+        part: str = "",
+        skipped: Collection[str] = (),
+    ) -> None:
         """Raises ConfigError, naming the differences, if a model has other arrays.
 
         Args:
             ours: Shapes of the model's arrays.
             part: Third part of the names of the arrays to compare, such as `backbone`;
                 all arrays by default.
+            skipped: Names of arrays that need not fit.
         """
         stored = {
             name: shape
@@ -112,7 +118,7 @@ class StoredArrays:
             f"{name}: {stored.get(name, 'absent')} in the checkpoint, "
             f"{ours.get(name, 'absent')} in the model"
             for name in sorted(stored.keys() | ours.keys())
-            if stored.get(name) != ours.get(name)
+            if stored.get(name) != ours.get(name) and name not in skipped
         ]
         if problems:
             shown = problems[:10] + ["..."] * (len(problems) > 10)
@@ -136,10 +142,15 @@ def shapes_by_name(tree: Any) -> dict[str, Shape]:
     return {name: tuple(leaf.shape) for name, leaf in by_name(tree).items()}
 
 
-def arrange(arrays: Mapping[str, np.ndarray], like: Any) -> Any:
-    """Returns arrays by name in the structure and with the types of another tree."""
+def arrange(arrays: Mapping[str, Any], like: Any) -> Any:
+    """Returns arrays by name in the structure and with the types of another tree.
+
+    A leaf of that tree may be among the arrays, and stays as it is.
+    """
     leaves = [
-        arrays[name].astype(leaf.dtype, copy=False)
+        array
+        if (array := arrays[name]) is leaf
+        else array.astype(leaf.dtype, copy=False)
         for name, leaf in by_name(like).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -40,8 +40,9 @@ def find_checkpoint(path: str | Path) -> Path:
     else:
         problem = f"There is no {path}"
     raise ConfigError(
-        f"{problem}: name the workdir of a run, or a folder that "
-        "convert_torch_weights.py wrote."
+        f"{problem}: name the workdir of a run, a folder that "
+        "convert_torch_weights.py or save_pretrained wrote, or a .pth or .safetensors "
+        "file."
     )
 
 

@@ -1,5 +1,6 @@
 """Writes and reads weights: checkpoints without the state that only training needs."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def load_weights(
 
 
 def initialize_from(
-    path: str | Path, params: dict[str, Any], stats: dict[str, Any]
+    path: str | Path,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    skipped: Collection[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Returns the initial weights of a run, and which parts of the model stay new.
 
@@ -66,6 +70,7 @@ def initialize_from(
         path: For `find_checkpoint`.
         params: New weights.
         stats: New running statistics.
+        skipped: Paths of weights that stay new, such as `head/kernel`.
 
     Raises:
         ConfigError: If there is no checkpoint, it is damaged, or it does not fit.
@@ -75,7 +80,7 @@ def initialize_from(
         stored = StoredArrays.open(path, ["model"])
         parts = {name.split("/")[2] for name in stored.shapes() if "/params/" in name}
         if parts == params.keys() or "backbone" not in parts & params.keys():
-            return *_read_weights(stored, params, stats), []
+            return *_read_weights(stored, params, stats, skipped=skipped), []
         backbone = [{"backbone": tree["backbone"]} for tree in (params, stats)]
         new_params, new_stats = _read_weights(stored, *backbone, part="backbone")
     return (
@@ -86,10 +91,21 @@ def initialize_from(
 
 
 def _read_weights(
-    stored: StoredArrays, params: dict[str, Any], stats: dict[str, Any], part: str = ""
+    stored: StoredArrays,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    part: str = "",
+    skipped: Collection[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns weights and statistics, all of them or one part of the model."""
     wanted = {"model": {"params": params, "stats": stats}}
-    stored.check_fit(shapes_by_name(wanted), part)
-    model = jax.tree.map(jnp.asarray, arrange(stored.read(), wanted))["model"]
+    names = {f"model/params/{name}" for name in skipped}
+    stored.check_fit(shapes_by_name(wanted), part, names)
+    # Those of the model stand for what is not to be read.
+    arrays = stored.read() | {n: x for n, x in by_name(wanted).items() if n in names}
+    model = jax.tree.map(_to_device, arrange(arrays, wanted))["model"]
     return model["params"], model["stats"]
+
+
+def _to_device(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf)

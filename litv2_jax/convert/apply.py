@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from os import PathLike
 
 import jax.numpy as jnp
@@ -12,35 +12,13 @@ from flax import nnx
 
 from litv2_jax.convert import identify
 from litv2_jax.convert.errors import printable
-from litv2_jax.convert.rules import AXES_FROM_TORCH, torch_names
+from litv2_jax.convert.model_arrays import Entry, head_entries, torch_entries
+from litv2_jax.convert.rules import AXES_FROM_TORCH
 from litv2_jax.convert.torch_file import read_torch_checkpoint
 from litv2_jax.models.families import CLASSIFIER
 
 _COUNT = "num_batches_tracked"
 _MAX_LINES = 1000  # Of a message about arrays; the largest model has fewer.
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """One array of a module, here and in PyTorch.
-
-    Attributes:
-        torch_name: Its PyTorch name.
-        path: Its path here, such as `backbone/stages/0/blocks/1/norm2/scale`.
-        variable: The module's variable that holds it.
-    """
-
-    torch_name: str
-    path: str
-    variable: nnx.Variable
-
-    @property
-    def torch_shape(self) -> tuple[int, ...]:
-        """Its shape in PyTorch's layout."""
-        shape = [0] * len(self.variable.shape)
-        for ours, theirs in enumerate(AXES_FROM_TORCH[len(shape)]):
-            shape[theirs] = self.variable.shape[ours]
-        return tuple(shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +93,11 @@ class Match:
 
 
 def match_weights(
-    model: nnx.Module, arrays: dict[str, np.ndarray], strict: bool = True
+    model: nnx.Module,
+    arrays: dict[str, np.ndarray],
+    strict: bool = True,
+    *,
+    new_head: bool = False,
 ) -> Match:
     """Finds out what `load_torch_weights` would do, for a model or only its shapes.
 
@@ -123,12 +105,16 @@ def match_weights(
         model: As in `load_torch_weights`, or its `nnx.eval_shape`.
         arrays: By PyTorch name.
         strict: As in `load_torch_weights`.
+        new_head: Whether the layers whose outputs are classes are to stay as they are.
+            Those of the file may have another number of classes.
 
     Raises:
         ValueError: As `load_torch_weights`.
     """
     all_entries = list(torch_entries(model))
     entries, arrays, unused = _match_backbone(all_entries, arrays)
+    if new_head:
+        entries, arrays = _leave_out_head(model, entries, arrays)
     arrays, warnings = _with_counts(entries, arrays)
     missing = [entry for entry in entries if entry.torch_name not in arrays]
     pairs = [(e, arrays[e.torch_name]) for e in entries if e.torch_name in arrays]
@@ -152,7 +138,7 @@ def match_weights(
         warnings.append(f"Not everything was loaded:\n  {_join_lines(absences)}")
     matched = {entry.torch_name for entry in entries}
     rest = [e.torch_name for e in all_entries if e.torch_name not in matched]
-    if rest:
+    if rest and not new_head:
         warnings.append(_explain_backbone_alone(rest))
     missing = [entry.torch_name for entry in missing] + rest
     return Match(pairs, missing, unexpected + unused, warnings)
@@ -174,6 +160,19 @@ def _match_backbone(
     unused = sorted(n for n in arrays if n.split(".")[0] in ("norm", "head"))
     arrays = {f"backbone.{n}": x for n, x in arrays.items() if n not in unused}
     return [e for e in entries if identify.is_backbone(e.torch_name)], arrays, unused
+
+
+def _leave_out_head(
+    model: nnx.Module, entries: list[Entry], arrays: dict[str, np.ndarray]
+) -> tuple[list[Entry], dict[str, np.ndarray]]:
+    """Leaves out the head, but for arrays of the file that it could not have.
+
+    Those stay, so that a damaged file is refused.
+    """
+    head = {entry.torch_name: entry.torch_shape[1:] for entry in head_entries(model)}
+    fitting = {n for n, x in arrays.items() if x.ndim and x.shape[1:] == head.get(n)}
+    arrays = {name: array for name, array in arrays.items() if name not in fitting}
+    return [e for e in entries if e.torch_name not in head], arrays
 
 
 def _with_counts(
@@ -222,52 +221,6 @@ def to_torch_state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
         dtype = np.int64 if array.dtype.kind == "i" else array.dtype
         arrays[entry.torch_name] = array.transpose(axes).astype(dtype, order="C")
     return arrays
-
-
-def torch_entries(
-    module: nnx.Module, torch_name: str = "", path: str = ""
-) -> Iterator[Entry]:
-    """Returns the arrays of a module with their PyTorch names, in order.
-
-    Args:
-        module: A module of this package.
-        torch_name: PyTorch name of the module itself.
-        path: Path of the module itself.
-
-    Raises:
-        ValueError: If PyTorch names are not known for a part of the module.
-    """
-    return _list_entries(module, torch_names(), torch_name, path)
-
-
-def _list_entries(
-    module: nnx.Module,
-    table: Mapping[type, Mapping[str, str]],
-    torch_name: str,
-    path: str,
-) -> Iterator[Entry]:
-    if type(module) not in table:
-        known = ", ".join(sorted(kind.__name__ for kind in table))
-        raise ValueError(
-            f"No PyTorch names are known for a {type(module).__name__}; there are "
-            f"names for {known}."
-        )
-    names = table[type(module)]
-    for attribute, child in vars(module).items():
-        if not isinstance(child, nnx.Variable | nnx.Module | nnx.List):
-            continue
-        children = enumerate(child) if isinstance(child, nnx.List) else [(None, child)]
-        for index, item in children:
-            item_name = _join(".", torch_name, names[attribute].format(index))
-            item_path = _join("/", path, attribute, index)
-            if isinstance(item, nnx.Variable):
-                yield Entry(item_name, item_path, item)
-            else:
-                yield from _list_entries(item, table, item_name, item_path)
-
-
-def _join(separator: str, *parts: object) -> str:
-    return separator.join(str(part) for part in parts if part not in ("", None))
 
 
 def _check(entry: Entry, array: np.ndarray) -> str:

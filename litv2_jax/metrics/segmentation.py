@@ -1,7 +1,6 @@
 """Mean intersection over union, as mmsegmentation's `mIoU`."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -62,11 +61,6 @@ class SegmentationScores:
         labels, predictions = self._confusion.sum(1), self._confusion.sum(0)
         with np.errstate(invalid="ignore"):
             return hits / (labels + predictions - hits), hits / labels
-
-    def write(self, folder: Path) -> list[Path]:
-        """Writes nothing: the numbers are all there is."""
-        del folder
-        return []
 
     def table(self) -> str:
         """Returns the scores of each class as a table in Markdown.

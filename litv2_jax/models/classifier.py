@@ -66,8 +66,28 @@ class Classifier(nnx.Module):
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
             rngs: Stream `dropout` chooses the paths that training drops.
         """
-        x = self.norm(self.backbone(images, rngs)[-1])
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        return self.forward_head(self.forward_features(images, rngs=rngs))
+
+    def forward_features(
+        self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+    ) -> jax.Array:
+        """Returns the last map after the norm, [B, h, w, C], as timm calls it.
+
+        Args:
+            images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
+            rngs: Stream `dropout` chooses the paths that training drops.
+        """
+        return self.norm(self.backbone(images, rngs)[-1])
+
+    def forward_head(self, x: jax.Array, *, pre_logits: bool = False) -> jax.Array:
+        """Returns logits [B, K], or the mean over the map [B, C] that they are made of.
+
+        Args:
+            x: [B, h, w, C], from `forward_features`.
+            pre_logits: Whether to return the mean.
+        """
+        x = jnp.mean(x, axis=(1, 2))
+        return x if pre_logits else self.head(x)
 
     def features(
         self,

@@ -1,6 +1,6 @@
 """The tasks, by the name that recipes give them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litv2_jax.settings import ConfigError
@@ -23,6 +23,7 @@ def create_task(
     batch_size: int,
     seed: int,
     with_data: bool = True,
+    scored: Sequence[str] | None = None,
 ) -> Task:
     """Returns the task of a recipe, its settings checked and its data opened.
 
@@ -33,6 +34,8 @@ def create_task(
         seed: Of the order of the data and its augmentation on the host.
         with_data: Whether to open the data set; without, the task builds models and
             compiles steps as if for the published data set that the recipe names.
+        scored: Names of the classes of weights that are only to be scored, which needs
+            no training split; None for a task that is to be trained.
 
     Raises:
         ConfigError: If a setting is unknown or impossible, or there is no such data.
@@ -42,5 +45,5 @@ def create_task(
             f"config.task is {name!r}; there are {', '.join(sorted(TASKS))}."
         )
     return TASKS[name].parse(
-        values, batch_size=batch_size, seed=seed, with_data=with_data
+        values, batch_size=batch_size, seed=seed, with_data=with_data, scored=scored
     )

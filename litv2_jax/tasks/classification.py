@@ -12,6 +12,7 @@
 | top1, top5  | [B] bool, whether the label is among them     |
 | loss        | [B] float32, cross-entropy                    |
 | label       | [B] int32                                     |
+| prediction  | [B] int32, the most probable class            |
 | valid       | [B] bool                                      |
 
 | outputs     | of `predict`                                  |
@@ -19,7 +20,8 @@
 | probability | [B, K] float32                                |
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,12 @@ from litv2_jax.augment.mixing import mix_batch, smooth_labels
 from litv2_jax.augment.normalize import denormalize, normalize
 from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data import pipeline
-from litv2_jax.data.sources import open_source
+from litv2_jax.data.sources import open_evaluation, open_splits
 from litv2_jax.data.transforms.geometry import both_sides
 from litv2_jax.data.transforms.imagenet import EvalTransform, TrainTransform
 from litv2_jax.metrics.accuracy import Accuracy
 from litv2_jax.ops.ranking import rank_labels
-from litv2_jax.pictures import draw_grid
+from litv2_jax.pictures import draw_confusion, draw_grid, draw_or_warn
 from litv2_jax.settings import parse
 from litv2_jax.tasks.classification_settings import (
     DataSettings,
@@ -50,6 +52,9 @@ from litv2_jax.tasks.classification_settings import (
 from litv2_jax.tasks.image_task import ImageTask
 from litv2_jax.tasks.task_data import TaskData
 from litv2_jax.training.task import Batch
+
+# Of the picture of confusions.
+_MAX_DRAWN_CLASSES = 50
 
 
 class Classification(ImageTask):
@@ -67,11 +72,23 @@ class Classification(ImageTask):
 
     @staticmethod
     def _open(data: DataSettings) -> TaskData:
-        train = open_source(data.name, data.train_split, data.data_dir)
-        evaluation = open_source(
-            data.name, data.eval_split, data.data_dir, train.class_names
+        train, evaluation = open_splits(
+            data.name,
+            data.train_split,
+            data.eval_split,
+            data.data_dir,
+            data.eval_fraction,
         )
         return TaskData.join(train, evaluation, data.max_unreadable)
+
+    @classmethod
+    def _open_evaluation(
+        cls, data: DataSettings, class_names: Sequence[str]
+    ) -> TaskData:
+        evaluation = open_evaluation(
+            data.name, data.eval_split, data.data_dir, class_names
+        )
+        return TaskData.join(evaluation, evaluation, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data
@@ -185,6 +202,7 @@ class Classification(ImageTask):
             "top5": rank < 5,
             "loss": loss,
             "label": labels,
+            "prediction": logits.argmax(-1).astype(labels.dtype),
             "valid": batch["valid"],
         }
 
@@ -195,6 +213,17 @@ class Classification(ImageTask):
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""
         return Accuracy(self.class_names)
+
+    def write_scores(self, metric: Any, folder: Path) -> list[Path]:
+        """Writes `classes.csv`, `confusion.csv` and, of few classes, a PNG of that."""
+        confusion = metric.confusion
+        written = confusion.write(folder)
+        if len(self.class_names) <= _MAX_DRAWN_CLASSES:
+            path = folder / "confusion.png"
+            names = self.class_names
+            draw = functools.partial(draw_confusion, confusion.pairs, names, path)
+            written += [path] if draw_or_warn(draw, path) else []
+        return written
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws images as `augment` left them, with the larger shares of the target."""

@@ -34,6 +34,8 @@ class DataSettings:
         data_dir: Where TFDS keeps it, "" being where it does by default; or the tree.
         train_split: TFDS split, or folder of the tree, to train on.
         eval_split: The same to evaluate on.
+        eval_fraction: Share of the training images that is held out to evaluate on
+            where a tree has no folder `eval_split`; 0 makes that an error.
         image_size: Side of the images in pixels, or their height and width.
         scale: Least and largest share of the area of a training image that is cropped.
         ratio: Least and largest ratio of width to height of that crop.
@@ -58,6 +60,7 @@ class DataSettings:
     num_workers: NumWorkers
     max_unreadable: Count
     exif: Annotated[str, OneOf(*EXIF)] = "ignored"
+    eval_fraction: Annotated[float, Range(0, below=1)] = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -235,8 +236,13 @@ class Detection(ImageTask):
         truth = Truth(batch["boxes"], batch["label"], batch["is_object"])
         arguments, options = [batch["image"], batch["size"], truth], {}
         if self._has_masks:
-            names = ("mask_bits", "mask_places", "row_map", "column_map")
-            masks = TrueMasks(*(batch[name] for name in names), self._file_size)
+            masks = TrueMasks(
+                batch["mask_bits"],
+                batch["mask_places"],
+                batch["row_map"],
+                batch["column_map"],
+                self._file_size,
+            )
             arguments.append(masks)
             options = {
                 "num_proposals": detector.num_proposals,
@@ -246,7 +252,7 @@ class Detection(ImageTask):
             *arguments, rngs=rngs, loss_group_size=detector.loss_group_size, **options
         )
         scalars = {name: value.sum() for name, value in losses.items()}
-        return sum(scalars.values()), scalars
+        return jnp.stack(list(scalars.values())).sum(), scalars
 
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns what the model finds; see the table above."""
@@ -267,6 +273,10 @@ class Detection(ImageTask):
     def metric(self) -> DetectionScores:
         """Returns an empty metric of COCO's numbers, such as `box_AP`."""
         return DetectionScores(self._truth, has_masks=self._has_masks)
+
+    def write_scores(self, metric: Any, folder: Path) -> list[Path]:
+        """Writes what was found in COCO's result format; see `DetectionScores`."""
+        return metric.write(folder)
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:
         """Draws images as `augment` left them with their boxes."""

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 from flax import nnx
@@ -75,6 +76,7 @@ class ImageTask(abc.ABC):
         batch_size: int,
         seed: int,
         with_data: bool = True,
+        scored: Sequence[str] | None = None,
     ) -> Self:
         """Returns the task of a recipe, its settings checked and its data opened.
 
@@ -83,12 +85,18 @@ class ImageTask(abc.ABC):
             batch_size: Images per batch, over all processes.
             seed: Of the order and the crops of the images.
             with_data: Whether to open the data set.
+            scored: Names of the classes of weights that are only to be scored, which
+                needs no training split; None for a task that is to be trained.
 
         Raises:
             ConfigError: If a setting is unknown or impossible, or the data are absent.
         """
         settings = cls._parse_settings(values, batch_size)
-        data = cls._open(settings.data) if with_data else None
+        data = None
+        if with_data and scored is None:
+            data = cls._open(settings.data)
+        elif with_data and scored is not None:
+            data = cls._open_evaluation(settings.data, scored)
         return cls(settings, data, batch_size=batch_size, seed=seed)
 
     @staticmethod
@@ -100,6 +108,12 @@ class ImageTask(abc.ABC):
     @abc.abstractmethod
     def _open(data: Any) -> TaskData:
         """Opens the data set that the section `data` names."""
+
+    @classmethod
+    def _open_evaluation(cls, data: Any, class_names: Sequence[str]) -> TaskData:
+        """Opens what is needed to score weights with these classes: all by default."""
+        del class_names
+        return cls._open(data)
 
     @abc.abstractmethod
     def _describe_input(self) -> dict[str, Any]:
@@ -119,6 +133,11 @@ class ImageTask(abc.ABC):
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
         return self._settings.model.build(rngs, len(self.class_names))
+
+    def write_scores(self, metric: Any, folder: Path) -> list[Path]:
+        """Writes files about what a metric has added up, none here; returns them."""
+        del metric, folder
+        return []
 
     def train_view(self) -> dict[str, Any]:
         """Returns the attributes that `nnx.view` sets in the model for training."""

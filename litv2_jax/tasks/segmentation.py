@@ -19,7 +19,7 @@
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,15 @@ class Segmentation(ImageTask):
         )
         check_num_classes(len(train.class_names), data.zero_label)
         return TaskData.join(train, evaluation, data.max_unreadable)
+
+    @classmethod
+    def _open_evaluation(
+        cls, data: DataSettings, class_names: Sequence[str]
+    ) -> TaskData:
+        del class_names
+        source = open_annotated_source(data.name, data.eval_split, data.data_dir)
+        check_num_classes(len(source.class_names), data.zero_label)
+        return TaskData.join(source, source, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data

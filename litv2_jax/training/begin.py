@@ -3,14 +3,14 @@
 import dataclasses
 from pathlib import Path
 
-from litv2_jax.checkpoints import find_checkpoint, initialize_from
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.log import announce
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
-from litv2_jax.training.step import TrainState
+from litv2_jax.training.step import TrainState, create_abstract_model
 from litv2_jax.training.workdir import check_beginning, mark_saved, mark_unsaved
+from litv2_jax.weights import Loaded, open_weights
 
 
 def begin(
@@ -41,20 +41,36 @@ def begin(
     check_beginning(workdir)
     state = run.create_state()
     if settings.weights:
-        params, stats, new = initialize_from(
-            settings.weights, state.params, state.stats
-        )
-        state = dataclasses.replace(state, params=params, stats=stats)
-        if new:
-            announce(
-                f"Only the backbone is taken from {settings.weights}, which is of "
-                f"another kind of model; {', '.join(new)} are new."
-            )
+        loaded = load_weights(run, state)
+        state = dataclasses.replace(state, params=loaded.params, stats=loaded.stats)
+        if state.average:
+            state = state.start_average()
+        for note in loaded.notes:
+            announce(note)
     mark_unsaved(workdir)
     return run.devices.replicate(state), {}
 
 
+def load_weights(run: Run, state: TrainState) -> Loaded:
+    """Returns the weights that a run begins with, and says what of them is new.
+
+    Args:
+        run: Whose recipe names weights.
+        state: With new weights.
+
+    Raises:
+        ConfigError, ValueError: If the weights are damaged or do not fit.
+    """
+    return open_weights(run.settings.weights).load(
+        create_abstract_model(run.task),
+        state.params,
+        state.stats,
+        head=run.settings.weights_head,
+        class_names=run.task.description.get("class_names") or [],
+    )
+
+
 def check_weights(settings: RunSettings, checkpoints: Checkpoints) -> None:
-    """Raises ConfigError if a run would begin with weights that are not there."""
+    """Raises ValueError if a run would begin with weights that are not there."""
     if settings.weights and not checkpoints.steps():
-        find_checkpoint(settings.weights)
+        open_weights(settings.weights)

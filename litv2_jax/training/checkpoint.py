@@ -1,10 +1,12 @@
 """Saves and restores the checkpoints of a run.
 
-A checkpoint holds `model` (weights and running statistics), `optimizer` (moments and
-the step; absent in converted weights) and a manifest.
+A checkpoint holds `model` (weights and running statistics to be served), `optimizer`
+(moments and the step; absent in converted weights) and a manifest. Where averages are
+kept, `model` is these, and `trained` what they are the averages of.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -203,18 +205,16 @@ class Checkpoints:
     def _restore(
         self, step: int, like: TrainState
     ) -> tuple[TrainState, dict[str, float]]:
-        wanted = _checkpointables(like)
-        stored = StoredArrays.open(self._directory / str(step), list(wanted))
+        path = self._directory / str(step)
+        stored = StoredArrays.open(path, ["model", "trained", "optimizer"])
+        wanted, adopt = _find_averages(stored, like)
         check_same_classes(
             stored.manifest.description, self._description, str(stored.path)
         )
         self._check_run(stored)
         stored.check_fit(shapes_by_name(wanted))
         loaded = jax.tree.map(_place, arrange(stored.read(), wanted), wanted)
-        model, optimizer = loaded["model"], loaded["optimizer"]
-        state = TrainState(
-            optimizer["step"], model["params"], model["stats"], optimizer["opt_state"]
-        )
+        state = adopt(_to_state(loaded))
         # The digests vouch for the state's own step, where there are any.
         is_old = stored.manifest.arrays is None
         found = int(state.step) if is_old else stored.manifest.step
@@ -245,10 +245,45 @@ class Checkpoints:
 
 
 def _checkpointables(state: TrainState) -> dict[str, Any]:
-    return {
-        "model": {"params": state.params, "stats": state.stats},
-        "optimizer": {"step": state.step, "opt_state": state.opt_state},
-    }
+    trained = {"params": state.params, "stats": state.stats}
+    optimizer = {"step": state.step, "opt_state": state.opt_state}
+    if not state.average:
+        return {"model": trained, "optimizer": optimizer}
+    return {"model": state.average, "trained": trained, "optimizer": optimizer}
+
+
+def _to_state(content: dict[str, Any]) -> TrainState:
+    """Returns the state of which `_checkpointables` has made this."""
+    trained, optimizer = content.get("trained", content["model"]), content["optimizer"]
+    return TrainState(
+        optimizer["step"],
+        trained["params"],
+        trained["stats"],
+        optimizer["opt_state"],
+        content["model"] if "trained" in content else {},
+    )
+
+
+def _find_averages(
+    stored: StoredArrays, like: TrainState
+) -> tuple[dict[str, Any], Callable[[TrainState], TrainState]]:
+    """Returns what to read of a checkpoint, and what to do with the state in it.
+
+    A run may begin, or cease, to keep averages when it is resumed.
+    """
+    has_average = any(name.startswith("trained/") for name in stored.arrays)
+    if has_average == bool(like.average):
+        return _checkpointables(like), lambda state: state
+    if has_average:
+        average = {"params": like.params, "stats": like.stats}
+        with_average = dataclasses.replace(like, average=average)
+        return _checkpointables(with_average), _drop_average
+    announce("The checkpoint has no averages: they start from its weights.")
+    return _checkpointables(_drop_average(like)), TrainState.start_average
+
+
+def _drop_average(state: TrainState) -> TrainState:
+    return dataclasses.replace(state, average={})
 
 
 def _place(array: np.ndarray, like: jax.Array) -> jax.Array:

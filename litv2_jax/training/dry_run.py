@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from litv2_jax.checkpoints import initialize_from
+from litv2_jax.training.begin import load_weights
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Batch, Task
@@ -36,10 +36,8 @@ def describe_run(
     devices, state = run.devices, run.create_state()
     notes = {"first": note} if note else {}
     if settings.weights:
-        *_, new = initialize_from(settings.weights, state.params, state.stats)
-        notes["weights"] = settings.weights
-        if new:
-            notes["weights"] += f", the backbone; {', '.join(new)} are new"
+        loaded = load_weights(run, state)
+        notes["weights"] = " ".join([settings.weights, *loaded.notes])
     state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))
     batch = devices.shard_batch(

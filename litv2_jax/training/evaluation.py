@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from litv2_jax.checkpoints import find_checkpoint, load_weights, read_description
 from litv2_jax.models.state import split_state
+from litv2_jax.settings import ConfigError
 from litv2_jax.training.classes import match_to_data, reorder_classes
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.log import announce
@@ -20,28 +20,31 @@ from litv2_jax.training.step import (
     make_eval_step,
 )
 from litv2_jax.training.task import Batch, Metric, Task
+from litv2_jax.weights import Loaded, Weights, open_weights
 
 
 def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str, float]:
-    """Evaluates the weights of a checkpoint, or the best ones of a run.
+    """Evaluates weights.
 
     Args:
         task: The problem.
-        weights: A checkpoint, or the workdir of a run.
-        folder: Where to write what the task's metric can write, such as detections.
+        weights: As for `open_weights`.
+        folder: Where to write what the task writes of its scores; nowhere by default.
 
     Returns:
         The results of the task's metric, and `images_per_second`, compiling included.
 
     Raises:
-        ConfigError: If there is no checkpoint, or it is that of another model, or of
-            other classes.
+        ConfigError: If there are no weights, or they are those of another model, or
+            of other classes.
     """
     devices = Devices()
     model = create_abstract_model(task)
-    path = find_checkpoint(weights)
-    order = match_to_data(read_description(path), task.description, str(path))
-    params, stats = load_weights(path, *split_state(model))
+    opened = open_weights(weights)
+    order = match_to_data(opened.description, task.description, str(opened.path))
+    loaded = opened.load(model, *split_state(model), head="keep")
+    _check_complete(loaded, opened)
+    params, stats = loaded.params, loaded.stats
     if order:
         params, stats = reorder_classes(create_graphdef(task), params, stats, order)
     params, stats = devices.replicate((params, stats))
@@ -51,11 +54,20 @@ def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str,
     seconds = time.perf_counter() - start
     if evaluator.table:
         announce(evaluator.table)
-    if folder and evaluator.metric and jax.process_index() == 0:
+    if folder and jax.process_index() == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        for written in evaluator.metric.write(folder):
+        for written in evaluator.write_scores(folder):
             announce(f"Wrote {written}.")
     return {**results, "images_per_second": results["num_images"] / seconds}
+
+
+def _check_complete(loaded: Loaded, weights: Weights) -> None:
+    """Raises ConfigError if some of the weights to score would be new."""
+    if loaded.new:
+        raise ConfigError(
+            f"{weights.path} is of another kind of model, so that there is nothing to "
+            f"score: its {', '.join(loaded.new[:3])} would be new."
+        )
 
 
 class Evaluator:
@@ -64,7 +76,6 @@ class Evaluator:
     Compiles a program for each shape of a batch, and at most one more for `predict`.
 
     Attributes:
-        metric: Of the last evaluation.
         table: The metric's table for the last evaluation, in Markdown.
     """
 
@@ -77,7 +88,7 @@ class Evaluator:
             for compute in (task.evaluate, task.predict)
         )
         self._first_batch: Batch = {}
-        self.metric: Metric | None = None
+        self._metric = task.metric()
         self.table = ""
 
     def __call__(
@@ -120,9 +131,12 @@ class Evaluator:
         if latest:
             self._add(metric, latest)
         results = metric.result()
-        self.metric = metric
-        self.table = metric.table()
+        self._metric, self.table = metric, metric.table()
         return results
+
+    def write_scores(self, folder: Path) -> list[Path]:
+        """Writes the task's files about the last evaluation, and returns them."""
+        return self._task.write_scores(self._metric, folder)
 
     def predict(
         self, params: dict[str, Any], stats: dict[str, Any]

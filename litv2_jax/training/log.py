@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -134,6 +135,7 @@ class Log:
         draw_examples: Callable[[Path], None],
         results: Mapping[str, float],
         table: str,
+        write_scores: Callable[[Path], Any],
     ) -> None:
         """Writes `report/`: curves, predictions drawn by the function, a summary.
 
@@ -141,12 +143,14 @@ class Log:
             draw_examples: Draws predictions to a file.
             results: The last evaluation.
             table: The metric's table, in Markdown.
+            write_scores: Writes further files of its scores into a folder.
         """
         if not self._is_first:
             return
         rows = read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
         self.draw("predictions", draw_examples)
+        write_scores(self._report)
         # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
             summarize(rows, results) + (f"\n{table}\n" if table else ""),

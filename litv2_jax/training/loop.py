@@ -158,7 +158,7 @@ class _Trainer:
             self._stop_if_asked(start_step)
         elif start_step >= self._run.num_steps:
             # Only its report is missing, which shows examples of an evaluation.
-            self._evaluator(state.params, state.stats)
+            self._evaluator(*state.served())
         train_step = self._run.create_step(self._run.devices.replicated)
         performance = self._log.performance
         latest = None
@@ -183,11 +183,12 @@ class _Trainer:
                     results = self._save(step, state, is_stopping)
         self._begin()
         self._skipped.check_end(self._run.num_steps, self._checkpoints.finished())
-        example = self._evaluator.predict(state.params, state.stats)
+        example = self._evaluator.predict(*state.served())
         self._log.report(
             lambda path: self._task.draw(*example, path),
             results,
             self._evaluator.table,
+            self._evaluator.write_scores,
         )
         return results
 
@@ -221,7 +222,7 @@ class _Trainer:
 
     def _evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Returns the results, which are logged; none if asked to stop meanwhile."""
-        results = self._evaluator(state.params, state.stats, self._stop)
+        results = self._evaluator(*state.served(), self._stop)
         if results:
             self._skipped.check_results(step, results, self._checkpoints.finished())
             epoch = step / self._task.steps_per_epoch

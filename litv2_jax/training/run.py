@@ -1,6 +1,5 @@
 """One run: a task with its recipe in steps, and what is compiled for it."""
 
-import functools
 from typing import Any
 
 import jax
@@ -55,7 +54,8 @@ class Run:
         """
         self.task, self.settings = task, settings
         self.devices = devices or Devices()
-        self.num_steps = _count_steps(task, settings)
+        num_devices = self.devices.replicated.num_devices
+        self.num_steps = _count_steps(task, settings, num_devices)
         self.eval_every = max(
             1, round(settings.eval_every_epochs * task.steps_per_epoch)
         )
@@ -83,13 +83,17 @@ class Run:
         """Returns the state of a run that has not begun, with new weights."""
         init_key = jax.random.fold_in(jax.random.key(self.settings.seed), 0)
         model = self.task.build(nnx.Rngs(init_key))
-        return TrainState.begin(*split_state(model), self.optimizer)
+        return self._begin(*split_state(model))
+
+    def _begin(self, params: Any, stats: Any) -> TrainState:
+        return TrainState.begin(
+            params, stats, self.optimizer, has_average=bool(self.settings.ema_decay)
+        )
 
     def create_abstract_state(self) -> TrainState:
         """Returns shapes, replicated, for the arrays of `create_state`."""
         params, stats = split_state(create_abstract_model(self.task))
-        begin = functools.partial(TrainState.begin, optimizer=self.optimizer)
-        return self.devices.replicate_shapes(jax.eval_shape(begin, params, stats))
+        return self.devices.replicate_shapes(jax.eval_shape(self._begin, params, stats))
 
     def create_step(self, out_sharding: jax.sharding.Sharding | None) -> Any:
         """Returns the compiled step, `make_train_step`, whose arguments are there."""
@@ -100,6 +104,7 @@ class Run:
             self.schedule,
             freeze=self.groups.freeze,
             accumulation_steps=self.settings.accumulation_steps,
+            ema_decay=self.settings.ema_decay,
             out_sharding=out_sharding,
         )
 
@@ -128,11 +133,18 @@ class Run:
         return view
 
 
-def _count_steps(task: Task, settings: RunSettings) -> int:
+def _count_steps(task: Task, settings: RunSettings, num_devices: int) -> int:
     if task.steps_per_epoch < 1:
+        count = task.num_train_examples
+        largest = count - count % num_devices
+        advice = (
+            f"use {largest} or fewer"
+            if largest
+            else f"give each of the {num_devices} devices one or more, or use fewer"
+        )
         raise ConfigError(
             f"config.batch_size is {settings.batch_size}, more than the "
-            f"{task.num_train_examples} training examples there are."
+            f"{count} training examples there are: {advice}."
         )
     num_steps = max(1, round(settings.epochs * task.steps_per_epoch))
     if num_steps > _MAX_STEPS:

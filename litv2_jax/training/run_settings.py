@@ -16,6 +16,7 @@ from litv2_jax.settings import (
     parse,
 )
 from litv2_jax.training.optimizer import OptimizerSettings
+from litv2_jax.weights import HEADS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +41,14 @@ class RunSettings:
         log_every_steps: Steps between the rows of `metrics.jsonl`.
         max_skipped_steps: Steps in a row that may be skipped because their loss or
             gradient is not finite.
-        weights: Checkpoint or run to start from, or to take the backbone of if its
-            model is of another kind; "" starts from scratch.
+        weights: What to start from: a run, a checkpoint, a PyTorch file or a folder
+            from `save_pretrained`; of another kind of model the backbone is taken. ""
+            starts from scratch.
+        weights_head: Where the classes of these weights are others, in number or in
+            name: `new` starts with a new head; `keep` keeps theirs, and another number
+            is an error.
+        ema_decay: Share that moving averages of the weights keep at each step, less in
+            the first steps; they are what is evaluated and served. 0 keeps none.
         optimizer: See `OptimizerSettings`.
     """
 
@@ -59,6 +66,8 @@ class RunSettings:
     weights: PathText
     optimizer: OptimizerSettings
     freeze_batch_norm: bool = False
+    ema_decay: Annotated[float, Range(0, below=1)] = 0.0
+    weights_head: Annotated[str, OneOf(*HEADS)] = "new"
 
     @classmethod
     def split(cls, config: Mapping[str, Any]) -> tuple["RunSettings", dict[str, Any]]:
@@ -70,6 +79,16 @@ class RunSettings:
         names = {field.name for field in dataclasses.fields(cls)}
         run = parse(cls, {k: v for k, v in config.items() if k in names})
         return run, {k: v for k, v in config.items() if k not in names}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Returns the values of the settings that a recipe need not have."""
+        fields = dataclasses.fields(cls)
+        return {
+            field.name: field.default
+            for field in fields
+            if field.default is not dataclasses.MISSING
+        }
 
     def check(self, num_devices: int) -> None:
         """Raises ConfigError if values contradict each other or the devices."""

@@ -1,5 +1,6 @@
 """The training step, the same for every task."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
@@ -25,12 +26,14 @@ class TrainState:
         params: Weights.
         stats: Running statistics of BatchNorm.
         opt_state: Moments of the optimizer.
+        average: Moving averages, `params` and `stats`; empty if none are kept.
     """
 
     step: jax.Array
     params: dict[str, Any]
     stats: dict[str, Any]
     opt_state: optax.OptState
+    average: dict[str, Any] = struct.field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -38,10 +41,25 @@ class TrainState:
         params: dict[str, Any],
         stats: dict[str, Any],
         optimizer: optax.GradientTransformation,
+        *,
+        has_average: bool = False,
     ) -> "TrainState":
         """Returns the initial state of a run."""
         step = jnp.zeros((), jnp.int32)
-        return cls(step, params, stats, optimizer.init(params))
+        state = cls(step, params, stats, optimizer.init(params))
+        return state.start_average() if has_average else state
+
+    def start_average(self) -> "TrainState":
+        """Returns the state with averages that are the weights as they are."""
+        # Copies, because a step gives away what its state is made of.
+        average = {"params": self.params, "stats": self.stats}
+        return dataclasses.replace(self, average=jax.tree.map(jnp.copy, average))
+
+    def served(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the weights and statistics to evaluate: the averages, if any."""
+        if not self.average:
+            return self.params, self.stats
+        return self.average["params"], self.average["stats"]
 
     def apply(
         self,
@@ -49,15 +67,43 @@ class TrainState:
         stats: dict[str, Any],
         optimizer: optax.GradientTransformationExtraArgs,
         is_finite: jax.Array,
+        ema_decay: float = 0.0,
     ) -> "TrainState":
         """Returns the next state: only `step` changes unless `is_finite`."""
         updates, opt_state = optimizer.update(
             grads, self.opt_state, self.params, step=self.step
         )
         params = optax.apply_updates(self.params, updates)
-        new, old = (params, stats, opt_state), (self.params, self.stats, self.opt_state)
+        average = self.average
+        if average:
+            latest = {"params": params, "stats": stats}
+            average = update_average(average, latest, ema_decay, self.step)
+        new = params, stats, opt_state, average
+        old = self.params, self.stats, self.opt_state, self.average
         kept: Any = jax.tree.map(lambda x, y: jnp.where(is_finite, x, y), new, old)
         return TrainState(self.step + 1, *kept)
+
+
+def update_average(average: Any, latest: Any, decay: float, step: jax.Array) -> Any:
+    """Returns moving averages after a step, as timm's ModelEma keeps them.
+
+    Running statistics are averaged like weights; counts are the latest. The decay
+    rises from 0.1, as TensorFlow's does, so that the first weights are soon forgotten.
+
+    Args:
+        average: Averages so far.
+        latest: What the step has made of weights and statistics.
+        decay: Share of the averages that stays, in the long run.
+        step: [] Steps made before this one.
+    """
+    step = step.astype(jnp.float32)
+    rate = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def update(old: jax.Array, new: jax.Array) -> jax.Array:
+        is_count = not jnp.issubdtype(new.dtype, jnp.floating)
+        return new if is_count else old + rate * (new - old)
+
+    return jax.tree.map(update, average, latest)
 
 
 @functools.lru_cache(maxsize=1)
@@ -105,6 +151,7 @@ def make_train_step(
     *,
     freeze: Callable[[Any], Any] = lambda params: params,
     accumulation_steps: int = 1,
+    ema_decay: float = 0.0,
     out_sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch, key)`, compiled; it donates the state.
@@ -122,6 +169,7 @@ def make_train_step(
         freeze: Stops the gradient of some of the parameters it gets.
         accumulation_steps: Equal parts of the batch whose gradients are computed one
             after the other, which saves memory, and averaged.
+        ema_decay: Of the averages in the state, if it has any.
         out_sharding: Of the state and the scalars; None leaves it to XLA, for programs
             that are only inspected.
     """
@@ -167,7 +215,7 @@ def make_train_step(
             "num_unreadable": num_unreadable,
             "skipped": ~is_finite,
         }
-        return state.apply(grads, stats, optimizer, is_finite), scalars
+        return state.apply(grads, stats, optimizer, is_finite, ema_decay), scalars
 
     return jax.jit(
         step,

@@ -26,10 +26,6 @@ class Metric(Protocol):
         """Returns further results, such as those of each class, as a Markdown table."""
         ...
 
-    def write(self, folder: Path) -> list[Path]:
-        """Writes what other programs can score, if any, and returns the files."""
-        ...
-
 
 class Task(Protocol):
     """All that differs between classification, segmentation and detection.
@@ -116,6 +112,10 @@ class Task(Protocol):
 
     def metric(self) -> Metric:
         """Returns an empty metric."""
+        ...
+
+    def write_scores(self, metric: Any, folder: Path) -> list[Path]:
+        """Writes files about what a metric has added up, if any, and returns them."""
         ...
 
     def draw_inputs(self, batch: Batch, path: Path) -> None:

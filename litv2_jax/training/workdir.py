@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -102,13 +103,22 @@ def _lock(file: Any, workdir: Path) -> None:
 class RunConfig:
     """The settings of a run, and those that earlier starts stored in its workdir."""
 
-    def __init__(self, config: Mapping[str, Any], workdir: Path, *, may_change: bool):
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        workdir: Path,
+        *,
+        may_change: bool,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ):
         """Compares both; nothing is written.
 
         Args:
             config: The recipe.
             workdir: Of the run.
             may_change: Whether to continue with other settings.
+            defaults: Values of settings, such as `ema_decay`, that a recipe need not
+                have.
 
         Raises:
             ConfigError: If they differ, or those in the workdir cannot be read.
@@ -118,6 +128,8 @@ class RunConfig:
         if may_change or not self._path.exists():
             return
         old, new = _flatten(self._read()), _flatten(json.loads(self._text))
+        # A setting that there was not yet had its default.
+        old = {**{k: x for k, x in defaults.items() if k in new}, **old}
         changes = [
             f"config.{name} was {_show(old, name)}, is {_show(new, name)}"
             for name in sorted(old.keys() | new.keys())

@@ -6,8 +6,8 @@ from flax import nnx
 
 import litv2_jax
 from litv2_jax import load_torch_weights, models, to_torch_state_dict
-from litv2_jax.convert.apply import torch_entries
 from litv2_jax.convert.identify import recognize_variant
+from litv2_jax.convert.model_arrays import torch_entries
 from litv2_jax.models.backbone import VARIANTS
 from tests.reference import GOLDEN, Reference, make_images, make_weights
 

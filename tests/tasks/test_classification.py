@@ -1,5 +1,7 @@
 """What the task makes of a tree of files; its runs are in tests/test_resume.py."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def tree(tmp_path):
     return tmp_path
 
 
-def create(tree, **changes):
+def create(tree, scored=None, **changes):
     config = folder.get_config()
     config.data.data_dir = str(tree)
     config.data.image_size, config.batch_size = 32, 4
@@ -39,7 +41,8 @@ def create(tree, **changes):
         section, key = name.split(".")
         config[section][key] = value
     run, rest = RunSettings.split(config)
-    return tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
+    options = {"batch_size": run.batch_size, "seed": run.seed, "scored": scored}
+    return tasks.create_task(run.task, rest, **options)
 
 
 def test_a_validation_split_may_lack_a_class(tree):
@@ -53,6 +56,33 @@ def test_a_validation_split_has_no_other_classes(tree):
     (tree / "val" / "cat").mkdir()
     with pytest.raises(ConfigError, match="no classes of the training split: cat"):
         create(tree)
+
+
+def test_scoring_needs_no_training_split(tree):
+    shutil.rmtree(tree / "train")
+    with pytest.raises(ConfigError, match="There is no folder .*train"):
+        create(tree)
+    task = create(tree, scored=["ant", "c$x$_%", "bee"])
+    assert task.description["class_names"] == ["ant", "c$x$_%", "bee"]
+    labels = np.concatenate([batch["label"] for batch in task.eval_batches()])
+    assert labels.tolist() == [1] * 4 + [2] * 4
+    # Of weights that do not name these folders, every folder is a class.
+    assert create(tree, scored=["x"]).description["class_names"] == ["bee", "c$x$_%"]
+
+
+def test_scores_of_the_classes_are_written(tree, tmp_path):
+    task = create(tree)
+    metric = task.metric()
+    ones = np.ones(3)
+    outputs = {"top1": ones, "top5": ones, "loss": ones, "valid": ones > 0}
+    labels = np.array([0, 1, 2])
+    metric.add({**outputs, "label": labels, "prediction": labels})
+    (tmp_path / "scores").mkdir()
+    task.write_scores(metric, tmp_path / "scores")
+    names = sorted(path.name for path in (tmp_path / "scores").iterdir())
+    assert names == ["classes.csv", "confusion.csv", "confusion.png"]
+    pixels = np.asarray(Image.open(tmp_path / "scores" / "confusion.png"))
+    assert pixels.std() > 10
 
 
 @pytest.mark.parametrize("exif", ["ignored", "applied"])

@@ -10,7 +10,7 @@ from flax import nnx
 from configs import coco_mask_rcnn, coco_retinanet, demo, imagenet
 from litv2_jax import models
 from litv2_jax.augment.mixing import smooth_labels
-from litv2_jax.convert.apply import torch_entries
+from litv2_jax.convert.model_arrays import torch_entries
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError, parse
 from litv2_jax.training.groups import ParameterGroups, join_path

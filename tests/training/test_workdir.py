@@ -148,10 +148,13 @@ def test_settings_are_kept_only_once_a_step_has_shown_that_they_work(tmp_path):
 
 
 def test_absent_weights_leave_no_workdir(tmp_path):
-    for weights in ("absent", "file"):
-        (tmp_path / "file").write_text("no checkpoint")
+    (tmp_path / "file").write_text("no checkpoint")
+    for weights, reason in (
+        ("absent", "name the workdir of a run"),
+        ("file", "is neither a PyTorch nor a safetensors file"),
+    ):
         run = toy_run(weights=str(tmp_path / weights))
-        with pytest.raises(ConfigError, match=f"{weights}.*name the workdir of a run"):
+        with pytest.raises(ValueError, match=f"{weights}.*{reason}"):
             fit_on_one(Toy(), run, tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
@@ -219,3 +222,14 @@ def test_a_run_with_other_images_in_a_step_is_refused(tmp_path):
     run = toy_run(epochs=1.5, accumulation_steps=2)
     fit(Wrapper(Toy()), run, tmp_path, one)
     assert list_steps(tmp_path / "checkpoints")[-1] == 6
+
+
+def test_settings_that_recipes_have_since_had_their_defaults(tmp_path):
+    RunConfig(SETTINGS, tmp_path, may_change=False).write()
+    defaults = {"ema_decay": 0.0}
+    new = {**SETTINGS, "ema_decay": 0.0}
+    RunConfig(new, tmp_path, may_change=False, defaults=defaults)
+    with pytest.raises(ConfigError, match="config.ema_decay was 0.0, is 0.9"):
+        RunConfig(
+            {**new, "ema_decay": 0.9}, tmp_path, may_change=False, defaults=defaults
+        )

@@ -6,7 +6,9 @@ Kaynak, UCI, 1998). Here they are enlarged to 64x64.
 """
 
 import io
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,13 +49,44 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         }
 
     def _generate_examples(self, is_test: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-        # Imported here, because only the preparation needs it.
-        from sklearn import datasets
-
-        images, labels = datasets.load_digits(return_X_y=True)
-        for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        for i, image, label in _list_digits():
             if (i % 5 == 0) == is_test:
-                yield i, {"image": encode(image), "label": int(label)}
+                yield i, {"image": encode(image), "label": label}
+
+
+def _list_digits() -> Iterator[tuple[int, np.ndarray, int]]:
+    """Yields number, levels [64] and label of each digit."""
+    # Imported here, because only the preparation needs it.
+    from sklearn import datasets
+
+    images, labels = datasets.load_digits(return_X_y=True)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield i, image, int(label)
+
+
+def write_tree(
+    folder: Path, classes: Collection[int], per_class: int = 0
+) -> dict[str, int]:
+    """Writes digits as a tree of files, `train/5/0017.png`; returns how many of each.
+
+    Args:
+        folder: Where; files that are there already are written anew.
+        classes: The digits to take.
+        per_class: Training images of each; 0 takes all.
+    """
+    counts: Counter[str] = Counter()
+    taken: Counter[int] = Counter()
+    for i, image, label in _list_digits():
+        split = "val" if i % 5 == 0 else "train"
+        is_enough = split == "train" and per_class and taken[label] == per_class
+        if label not in classes or is_enough:
+            continue
+        taken[label] += split == "train"
+        counts[split] += 1
+        path = folder / split / str(label) / f"{i:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(image))
+    return dict(counts)
 
 
 def encode(levels: np.ndarray) -> bytes:

@@ -1,14 +1,19 @@
 """Sources of records: data sets of TFDS, and trees of image files."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+from absl import logging
+
 from litv2_jax.data.sources.annotated_folders import AnnotatedFolderSource
-from litv2_jax.data.sources.folders import FolderSource
+from litv2_jax.data.sources.files import list_folders
+from litv2_jax.data.sources.folders import FolderSource, find_split
+from litv2_jax.data.sources.held_out import hold_out
 from litv2_jax.data.sources.open_files import allow_many_open_files
 from litv2_jax.data.sources.tfds import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
-from litv2_jax.text import literal
+from litv2_jax.text import compose, literal
 
 
 class Source(Protocol):
@@ -62,6 +67,72 @@ def open_source(
     if name == "folder":
         return FolderSource(split, data_dir, class_names, allow_empty=allow_empty)
     return ImageSource(name, split, data_dir)
+
+
+def open_splits(
+    name: str,
+    train_split: str,
+    eval_split: str,
+    data_dir: str,
+    eval_fraction: float = 0.0,
+) -> tuple[Source, Source]:
+    """Opens what to train on and what to evaluate, which have the same classes.
+
+    Args:
+        name: As in `open_source`.
+        train_split: As there.
+        eval_split: As there.
+        data_dir: As there.
+        eval_fraction: Share of a tree's training images to evaluate on, if it has no
+            folder to evaluate on. If it has neither, its own folders are the classes.
+
+    Raises:
+        ConfigError: If one is not there or not complete, or if there is a fraction for
+            a data set that is no tree.
+    """
+    if eval_fraction and name != "folder":
+        raise ConfigError(
+            f"config.data.eval_fraction is {eval_fraction}, but config.data.name is "
+            f"{name}, whose splits can be cut by their names, such as train[:80%] and "
+            "train[80%:]: set the fraction to 0."
+        )
+    root = Path(data_dir).expanduser()
+    if not eval_fraction or (root / eval_split).is_dir():
+        train = open_source(name, train_split, data_dir)
+        return train, open_source(name, eval_split, data_dir, train.class_names)
+    split = train_split if (root / train_split).is_dir() else "."
+    source = FolderSource(split, data_dir)
+    train, evaluation = hold_out(source, eval_fraction)
+    logging.warning(
+        "%s has no folder %s: %d of its %d images are held out to evaluate on.",
+        root / split,
+        eval_split,
+        len(evaluation),
+        len(source),
+    )
+    return train, evaluation
+
+
+def open_evaluation(
+    name: str, split: str, data_dir: str, class_names: Sequence[str]
+) -> Source:
+    """Opens what to evaluate, without what was trained on.
+
+    Args:
+        name: As in `open_source`.
+        split: As there.
+        data_dir: As there.
+        class_names: Those of the weights to score. If the folders of a tree are among
+            them, they are its classes, in this order; otherwise every folder is one.
+
+    Raises:
+        ConfigError: If it is not there, or is not complete.
+    """
+    if name != "folder":
+        return open_source(name, split, data_dir)
+    folders = {compose(folder) for folder in list_folders(find_split(split, data_dir))}
+    known = list(class_names) if folders <= set(class_names) else None
+    return open_source(name, split, data_dir, known)
 
 
 def open_annotated_source(name: str, split: str, data_dir: str) -> Source:

@@ -62,7 +62,7 @@ class FolderSource:
                 class lacks images although it must have some.
         """
         self._split = split
-        self._root = _find_split(split, data_dir)
+        self._root = find_split(split, data_dir)
         folders = {compose(name): name for name in list_folders(self._root)}
         _check_folders(self._root, folders, class_names)
         self.class_names = list(sorted(folders) if class_names is None else class_names)
@@ -101,6 +101,14 @@ class FolderSource:
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from error
 
+    def name(self, index: int) -> str:
+        """Returns the class and the file of a record, such as `cat/1.jpg`."""
+        return self._locate(index)[0].relative_to(self._root).as_posix()
+
+    def label(self, index: int) -> int:
+        """Returns the label of a record."""
+        return self._locate(index)[1]
+
     def where(self, index: int) -> str:
         """Returns a human-readable name of a record, with its file."""
         path = literal(str(self._locate(index)[0]))
@@ -113,7 +121,8 @@ class FolderSource:
         return self._root / self._folders[label] / name, label
 
 
-def _find_split(split: str, data_dir: str) -> Path:
+def find_split(split: str, data_dir: str) -> Path:
+    """Returns the folder of a split, or raises ConfigError if there is none."""
     if not data_dir:
         raise ConfigError(
             "config.data.data_dir is empty, but config.data.name is folder: give the "

@@ -1,0 +1,13 @@
+"""Weights from wherever they are: the one place that resolves what a user names."""
+
+from litv2_jax.weights.loading import HEADS, Loaded, Weights
+from litv2_jax.weights.model_folder import save_pretrained
+from litv2_jax.weights.opening import open_weights
+
+__all__ = [
+    "HEADS",
+    "Loaded",
+    "Weights",
+    "open_weights",
+    "save_pretrained",
+]
