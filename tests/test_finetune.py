@@ -70,8 +70,6 @@ def test_a_folder_of_images_is_learned_from_other_weights(place, capsys):
     assert 1 <= results["num_images"] < 12
     predictor = litv2_jax.Predictor.load(workdir)
     assert predictor.class_names == ["blue", "red"]
-    rows = list(predictor.classify([place / "images" / "red" / "0.png"]))
-    assert rows[0].argmax() == 1
     # What is served is the average, and layers near the images have moved less.
     path = workdir / "checkpoints" / "8"
     arrays = StoredArrays.open(path, ["model", "trained"]).read()
