@@ -123,8 +123,10 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         return {}
     if _EVAL_ONLY.value:
         weights = find_checkpoint(parse_path(_WEIGHTS.value, "--weights"))
-        folder = _WORKDIR.value and parse_path(_WORKDIR.value, "--workdir")
-        return evaluation.evaluate(_create_task(run, rest), weights, folder or None)
+        folder = None
+        if _WORKDIR.value:
+            folder = parse_path(_WORKDIR.value, "--workdir")
+        return evaluation.evaluate(_create_task(run, rest), weights, folder)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
     kept = RunConfig(config, workdir, may_change=_CHANGE_CONFIG.value)

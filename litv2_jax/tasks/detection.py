@@ -25,6 +25,7 @@ from typing import Any, cast
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -246,7 +247,7 @@ class Detection(ImageTask):
             *arguments, rngs=rngs, loss_group_size=detector.loss_group_size, **options
         )
         scalars = {name: value.sum() for name, value in losses.items()}
-        return sum(scalars.values()), scalars
+        return sum(scalars.values(), jnp.zeros(())), scalars
 
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns what the model finds; see the table above."""
