@@ -103,6 +103,7 @@ ALLOWED = {
         "export",
         "inference",
         "pretrained",
+        "weights",
     },
 }
 # These build or check, but never run when a model is trained, evaluated or converted.

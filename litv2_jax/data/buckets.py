@@ -8,18 +8,17 @@ image, so that their numbers do not depend on it.
 import dataclasses
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
 import numpy as np
 from tqdm import tqdm
 
+from litv2_jax.data.few_canvases import merge_canvases
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform, read_size
 from litv2_jax.data.unreadable import UnreadableImageError
 
-# Programs of an evaluation: more take longer to compile, fewer compute more padding.
-MAX_CANVASES = 8
 # Labels keep the size of the original image: coarse rounding limits their shapes.
 _LABEL_MULTIPLE = 256
 
@@ -88,7 +87,11 @@ def plan_eval_batches(
         smallest = min(records_of, default=Bucket(canvas, canvas))
         records_of[smallest] = sorted(records_of[smallest] + unreadable)
     if multiple > 1:
-        records_of = _merge(records_of, MAX_CANVASES)
+        flat = {(*b.image, *b.label): records for b, records in records_of.items()}
+        records_of = {
+            Bucket((height, width), (rows, columns)): records
+            for (height, width, rows, columns), records in merge_canvases(flat).items()
+        }
     buckets, rows = [], []
     for bucket in sorted(records_of, key=_area, reverse=True):
         records = records_of[bucket]
@@ -112,41 +115,6 @@ def find_bucket(
     if label_size[0] <= image[0] and label_size[1] <= image[1]:
         return Bucket(image, image)
     return Bucket(image, _round_up(label_size, max(multiple, _LABEL_MULTIPLE)))
-
-
-def _merge(
-    records_of: Mapping[Bucket, list[int]], most: int
-) -> dict[Bucket, list[int]]:
-    """Returns the records in fewer buckets: those that add the fewest pixels go first.
-
-    Args:
-        records_of: Records of each bucket, in order.
-        most: Buckets that may be left.
-    """
-    sides = np.array([[*b.image, *b.label] for b in records_of], np.int64).reshape(
-        -1, 4
-    )
-    records = list(records_of.values())
-    while len(records) > most:
-        counts = np.array([len(x) for x in records])
-        areas = _count_pixels(sides) * counts
-        merged = _count_pixels(np.maximum(sides[:, None], sides))
-        added = merged * (counts[:, None] + counts) - areas[:, None] - areas
-        np.fill_diagonal(added, np.iinfo(added.dtype).max)
-        kept, gone = sorted(map(int, np.unravel_index(added.argmin(), added.shape)))
-        sides[kept] = np.maximum(sides[kept], sides[gone])
-        sides = np.delete(sides, gone, axis=0)
-        records[kept] = sorted(records[kept] + records.pop(gone))
-    found: dict[Bucket, list[int]] = defaultdict(list)
-    for (height, width, *label), members in zip(sides.tolist(), records, strict=True):
-        bucket = Bucket((height, width), (label[0], label[1]))
-        found[bucket] = sorted(found[bucket] + members)
-    return found
-
-
-def _count_pixels(sides: np.ndarray) -> np.ndarray:
-    """[..., 4], height and width of images and of labels -> [...]."""
-    return sides[..., 0] * sides[..., 1] + sides[..., 2] * sides[..., 3]
 
 
 def _read_sizes(

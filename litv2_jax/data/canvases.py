@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from litv2_jax.data.detection_records import DetectionIndex
+from litv2_jax.data.few_canvases import merge_canvases
 from litv2_jax.data.transforms.geometry import keep_ratio_size
 from litv2_jax.settings import ConfigError
 
@@ -144,7 +145,9 @@ def plan_training(
 def plan_evaluation(
     index: DetectionIndex, *, scale: tuple[int, int], multiple: int, batch_size: int
 ) -> EvalPlan:
-    """Groups all images by their sizes rounded up; the largest come first.
+    """Groups all images on a few canvases; the largest come first.
+
+    Detectors are told the size of each image, so that no score depends on its canvas.
 
     Args:
         index: Of the split.
@@ -152,17 +155,18 @@ def plan_evaluation(
         multiple: Sides of a canvas are multiples of it, in pixels.
         batch_size: Rows of a batch, of all processes together.
     """
-    members: dict[Canvas, list[int]] = defaultdict(list)
+    members: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for record, (height, width) in enumerate(index.sizes.tolist()):
         rows, columns = keep_ratio_size((height, width), *scale)
         canvas = -(-rows // multiple) * multiple, -(-columns // multiple) * multiple
         members[canvas].append(record)
+    merged = merge_canvases(members)
     canvases: list[Canvas] = []
     rows_: list[int] = []
-    for canvas in sorted(members, key=lambda c: (c[0] * c[1], c), reverse=True):
-        records = members[canvas]
+    for canvas in sorted(merged, key=lambda c: (c[0] * c[1], c), reverse=True):
+        records = merged[canvas]
         count = -(-len(records) // batch_size)
-        canvases += [canvas] * count
+        canvases += [(canvas[0], canvas[1])] * count
         rows_ += records + [EMPTY] * (count * batch_size - len(records))
     return EvalPlan(batch_size, tuple(canvases), np.array(rows_, np.int64))
 

@@ -252,7 +252,7 @@ class Detection(ImageTask):
             *arguments, rngs=rngs, loss_group_size=detector.loss_group_size, **options
         )
         scalars = {name: value.sum() for name, value in losses.items()}
-        return jnp.stack(list(scalars.values())).sum(), scalars
+        return sum(scalars.values(), jnp.zeros(())), scalars
 
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns what the model finds; see the table above."""

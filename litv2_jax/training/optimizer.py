@@ -124,7 +124,7 @@ def create_schedule(
 
     def fall(t: jax.Array) -> jax.Array:
         if settings.schedule == "step":
-            passed = sum(jnp.where(t >= drop, 1, 0) for drop in drops)
+            passed = sum((jnp.where(t >= x, 1, 0) for x in drops), jnp.zeros(()))
             return peak * (end / peak) ** (passed / len(drops))
         left = jnp.maximum(num_steps - t, 0) / num_steps
         if settings.schedule == "polynomial":
