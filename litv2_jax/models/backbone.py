@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from litv2_jax.models.blocks import Block, PatchEmbedding
@@ -241,7 +242,7 @@ def check_image_sizes(sizes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             f"Sizes are {sizes.dtype} of shape {list(sizes.shape)}, but must be "
             f"integers of shape {[shape[0], 2]}: height and width of each image."
         )
-    if not isinstance(given, jax.core.Tracer):
+    if not isinstance(given, Tracer):
         numbers = np.asarray(given)
         if (numbers < 1).any() or (numbers > np.array([shape[1:3]])).any():
             raise ValueError(
