@@ -71,7 +71,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.data.flip = 0.5
     config.data.max_objects = 100  # Of an image, in training.
     config.data.empty_images = "skipped"  # Without annotations, in training.
-    config.data.eval_multiple = 32  # Pixels.
+    config.data.eval_multiple = 32  # Pixels, of the canvases; no score depends on it.
     config.data.num_workers = 8
     config.data.max_unreadable = 10  # Images, before the run stops.
 

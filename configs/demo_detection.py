@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.data.flip = 0.5
     config.data.max_objects = 8  # Of an image, in training.
     config.data.empty_images = "skipped"  # Without annotations, in training.
-    config.data.eval_multiple = 128  # Pixels; a program is compiled for each size.
+    config.data.eval_multiple = 128  # Pixels, of the canvases.
     config.data.num_workers = 0
     config.data.max_unreadable = 0  # Images, before the run stops.
 

@@ -70,7 +70,7 @@ def plan_eval_batches(
         source: Records with `annotation`, the bytes of a file.
         transform: Says how large an image becomes.
         multiple: Sides of a canvas are multiples of it, in pixels. More canvases than
-            `MAX_CANVASES` are merged; 1 merges none and has one for each size.
+            `merge_canvases` leaves are merged; 1 merges none and has one for each size.
         batch_size: Rows of a batch, of all processes together.
     """
     records_of: dict[Bucket, list[int]] = defaultdict(list)

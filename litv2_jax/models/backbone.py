@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx

@@ -40,7 +40,8 @@ class DataSettings:
         max_objects: Objects of an image that there is room for in training.
         empty_images: Whether training images without annotations are `skipped`, as
             published, or `kept`.
-        eval_multiple: Images to evaluate are padded until this divides their sides.
+        eval_multiple: Step of the canvases, in pixels, that images to evaluate share;
+            no score depends on it.
         num_workers: Processes that load images, per host; 0 loads in threads.
         max_unreadable: Images that may be unreadable before the run stops.
     """

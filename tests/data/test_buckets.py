@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from litv2_jax.data.buckets import (
-    MAX_CANVASES,
     Bucket,
     find_bucket,
     plan_eval_batches,
 )
+from litv2_jax.data.few_canvases import MAX_CANVASES
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
 from tests.data.annotated import Pairs, make_pair
 
