@@ -16,16 +16,14 @@ from litv2_jax.augment.normalize import normalize, normalize_inside
 from litv2_jax.class_names import display_names
 from litv2_jax.compiler import compiler_options
 from litv2_jax.data.buckets import find_bucket
-from litv2_jax.data.decode import decode
+from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.imagenet import center_crop
-from litv2_jax.data.unreadable import UnreadableImageError, explain
 from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
 from litv2_jax.pretrained import load_model
 from litv2_jax.settings import ConfigError
-from litv2_jax.text import literal
 from litv2_jax.weights import open_weights, save_pretrained
 
 _BATCH_SIZE = 16
@@ -277,25 +275,3 @@ def _describe_task(task: str) -> str:
         "segmentation": "holds a segmentation model: use segment",
         "detection": "holds a detector: use Predictor.detect",
     }[task]
-
-
-def read_image(path: Path, exif: str = "ignored") -> Image.Image:
-    """Reads an image as RGB.
-
-    Args:
-        path: A file of any format that Pillow reads.
-        exif: What to make of its EXIF orientation, as for `decode`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not an image that Pillow reads.
-    """
-    name = literal(str(path))
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {name}.")
-    try:
-        return decode(path.read_bytes(), exif)
-    except (UnreadableImageError, MemoryError) as error:
-        raise ValueError(
-            f"{name} is not an image that can be read: {explain(error)}."
-        ) from None

@@ -15,8 +15,9 @@ from PIL import Image
 
 from litv2_jax.box_pictures import DrawnObject, draw_objects
 from litv2_jax.class_names import short_name
+from litv2_jax.data.decode import read_image
 from litv2_jax.detected_objects import DetectedObject
-from litv2_jax.inference import Predictor, predict, read_image, segment
+from litv2_jax.inference import Predictor, predict, segment
 from litv2_jax.pictures import draw_grid, draw_or_warn, draw_overlay
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import allow_any_text, literal

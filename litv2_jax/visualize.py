@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize
+from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms.imagenet import center_crop
-from litv2_jax.inference import read_image
 from litv2_jax.models import probes
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal

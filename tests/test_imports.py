@@ -79,6 +79,7 @@ ALLOWED = {
         "inference",
         "box_pictures",
         "class_names",
+        "data",
         "detected_objects",
         "pictures",
         "settings",
@@ -87,7 +88,6 @@ ALLOWED = {
     "visualize": {
         "augment",
         "data",
-        "inference",
         "models",
         "pretrained",
         "settings",

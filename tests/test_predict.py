@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import jax
@@ -17,7 +16,6 @@ import litv2_jax
 from litv2_jax import inference, predict
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.models.state import split_state
-from litv2_jax.settings import ConfigError
 from litv2_jax.weights import open_weights
 from tests.reference import rules
 
@@ -97,22 +95,6 @@ def test_probabilities_are_those_of_the_model(weights, photos):
     np.testing.assert_allclose(
         probabilities, np.repeat(expected, 18, axis=0), rtol=1e-4
     )
-
-
-def test_a_predictor_takes_files_images_and_arrays(weights, photos):
-    predictor = litv2_jax.Predictor.load(weights)
-    image = predict.read_image(photos[0])
-    rows = list(predictor.classify([photos[0], str(photos[0]), image, np.array(image)]))
-    assert np.shape(rows) == (4, 3)
-    for row in rows[1:]:
-        np.testing.assert_array_equal(row, rows[0])
-    with pytest.raises(ConfigError, match="holds a classifier: use predict or Pred"):
-        predictor.segment(image)
-    for wrong in (np.zeros((8, 8), np.uint8), np.zeros((8, 8, 3), np.float32)):
-        with pytest.raises(ValueError, match="is not an image: give uint8 of shape"):
-            list(predictor.classify([wrong]))
-    with pytest.raises(FileNotFoundError, match="absent"):
-        list(predictor.classify(["absent.png"]))
 
 
 def test_draws_the_images(capsys, weights, photos, tmp_path):
@@ -269,25 +251,6 @@ def test_an_image_that_cannot_be_drawn_does_not_end_the_command(
         predict.main([str(argument) for argument in arguments])
     assert "fish" in capsys.readouterr().out
     assert "grid.png could not be drawn: RuntimeError: no font" in caplog.text
-
-
-def test_one_image_after_the_other_is_held_in_memory(weights, monkeypatch):
-    """Read when they are needed, and dropped: 20 photographs take what one takes."""
-    references = []
-    most = 0
-
-    def images():
-        nonlocal most
-        for _ in range(20):
-            image = Image.new("RGB", (64, 64))
-            references.append(weakref.ref(image))
-            most = max(most, sum(each() is not None for each in references))
-            yield image
-            del image
-
-    names, probabilities = predict.predict(weights, images())
-    assert (len(names), probabilities.shape) == (3, (20, 3))
-    assert most <= 3
 
 
 def test_missing_weights_are_named(tmp_path, photos):

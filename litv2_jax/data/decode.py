@@ -8,11 +8,13 @@ import functools
 import io
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from litv2_jax.data.unreadable import UnreadableImageError
+from litv2_jax.data.unreadable import UnreadableImageError, explain
+from litv2_jax.text import literal
 
 # Whether an EXIF orientation turns the image upright.
 EXIF = ("ignored", "applied")
@@ -200,3 +202,25 @@ def _reduce_levels(image: Image.Image) -> np.ndarray:
         return (levels >> 8 if high > 255 else levels).astype(np.uint8)
     scale = 255 if high <= 1 else 1 if high <= 255 else 1 / 257
     return np.rint(levels * scale).astype(np.uint8)
+
+
+def read_image(path: Path, exif: str = "ignored") -> Image.Image:
+    """Reads an image as RGB.
+
+    Args:
+        path: A file of any format that Pillow reads.
+        exif: What to make of its EXIF orientation, as for `decode`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not an image that Pillow reads.
+    """
+    name = literal(str(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {name}.")
+    try:
+        return decode(path.read_bytes(), exif)
+    except (UnreadableImageError, MemoryError) as error:
+        raise ValueError(
+            f"{name} is not an image that can be read: {explain(error)}."
+        ) from None

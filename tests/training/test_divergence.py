@@ -18,8 +18,8 @@ from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import StoppedError, TrainingError, fit
 from litv2_jax.training.step import TrainState, make_train_step
-from tests.training.test_integrity import unpack_format1
 from tests.training.test_loop import Wrapper, broken_at, read_rows, read_weights
+from tests.training.test_old_checkpoints import unpack_format1
 from tests.training.toy import Toy, toy_run
 
 NAN, INF = math.nan, math.inf
