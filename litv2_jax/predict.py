@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from litv2_jax.box_pictures import DrawnObject, draw_objects
 from litv2_jax.class_names import short_name
@@ -19,11 +20,12 @@ from litv2_jax.data.decode import read_image
 from litv2_jax.detected_objects import DetectedObject
 from litv2_jax.inference import Predictor, predict, segment
 from litv2_jax.pictures import draw_grid, draw_or_warn, draw_overlay
+from litv2_jax.prediction_files import Predictions, find_images, write_class_map
+from litv2_jax.prediction_options import MAX_DRAWN, check_options, parse_options
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import allow_any_text, literal
 
-# Images in one drawing, and the longest side of each there in pixels.
-_MAX_DRAWN = 100
+# Longest side of an image in a drawing of many, in pixels.
 _DRAWN_SIZE = 256
 # Of the picture of an image with its objects, in inches.
 _WIDTH = 8
@@ -36,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Images that cannot be read are named at once, and the others are done.
     """
-    options = _parse(arguments)
+    options = parse_options(arguments)
     allow_any_text()
     try:
-        _check(options)
+        check_options(options)
         command = _Command(options)
         commands = {
             "classification": command.classify,
@@ -47,57 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "detection": command.detect,
         }
         commands[command.task]()
+        command.finish()
     except (ValueError, OSError) as error:
         sys.exit(f"litv2_jax.predict: {error}")
-    command.report_failures()
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="litv2_jax.predict", description=__doc__)
-    add = parser.add_argument
-    add("images", nargs="+", type=Path, help="files of any format that Pillow reads")
-    add(
-        "--weights",
-        required=True,
-        type=Path,
-        help="a run, a checkpoint, a .pth or .safetensors file, or a model folder",
-    )
-    add("--top", type=int, default=5, help="classes to print for each image")
-    add(
-        "--picture",
-        type=Path,
-        help=f"draw the images, up to {_MAX_DRAWN}, and their classes as this PNG; "
-        "with a segmentation model the classes of their pixels, by default as "
-        "segmentation.png, numbered if there are several images; with a detector boxes "
-        "and masks, by default as detection.png, likewise",
-    )
-    add(
-        "--threshold",
-        type=float,
-        default=0.3,
-        help="least score of an object that a detector reports, from 0 to 1",
-    )
-    return parser.parse_args(arguments)
-
-
-def _check(options: argparse.Namespace) -> None:
-    """Raises ConfigError if an option is impossible."""
-    if options.top < 1:
-        raise ConfigError(f"--top is {options.top} but must be 1 or more.")
-    if not 0 <= options.threshold <= 1:
-        raise ConfigError(
-            f"--threshold is {options.threshold} but must be within 0 and 1."
-        )
-    picture = options.picture
-    if picture is None:
-        return
-    if picture.is_dir() or picture.suffix.lower() != ".png":
-        kind = "a folder" if picture.is_dir() else "no PNG file"
-        raise ConfigError(f"--picture is {picture}, which is {kind}; name a .png file.")
-    if not picture.parent.is_dir():
-        raise ConfigError(
-            f"--picture is {picture}, but there is no folder {picture.parent}; make it."
-        )
 
 
 class _Command:
@@ -110,8 +64,15 @@ class _Command:
     def __init__(self, options: argparse.Namespace):
         self._options = options
         self._predictor = Predictor(options.weights)
+        self._images = find_images(options.images)
         self._failures: list[str] = []
+        self._predictions = Predictions()
         self.task = self._predictor.task
+        if options.masks and self.task != "segmentation":
+            raise ConfigError(
+                f"--masks is for segmentation models, but {options.weights} is for "
+                f"{self.task}."
+            )
 
     def classify(self) -> None:
         """Prints the best classes of each image, and draws the first images."""
@@ -122,13 +83,13 @@ class _Command:
         def read_images() -> Iterator[Image.Image]:
             for _, path, image in self._read_images():
                 paths.append(path)
-                if picture and len(drawn) < _MAX_DRAWN:
+                if picture and len(drawn) < MAX_DRAWN:
                     drawn.append(_shrink(image))
                 yield image
 
         captions = []
         for row in self._predictor.classify(read_images()):
-            _print_best(paths.popleft(), row, names, self._options.top)
+            self._report_shares(paths.popleft(), row, "probability", self._options.top)
             best = int(row.argmax())
             captions.append(f"{short_name(names[best])} ({row[best]:.0%})")
         if drawn:
@@ -144,7 +105,8 @@ class _Command:
             classes = self._predictor.segment(image)
             counts = np.bincount(classes.reshape(-1), minlength=len(names))
             top = min(self._options.top, int((counts > 0).sum()))
-            _print_best(path, counts / classes.size, names, top)
+            self._report_shares(path, counts / classes.size, "share", top)
+            self._write_mask(path, number, classes)
             target = self._find_target(picture, number)
             pixels = np.asarray(image)
             draw = functools.partial(draw_overlay, pixels, classes, names, target)
@@ -156,7 +118,7 @@ class _Command:
         picture = self._options.picture or Path("detection.png")
         for number, path, image in self._read_images():
             found = self._predictor.detect(image, threshold=self._options.threshold)
-            _print_objects(path, found)
+            self._report_objects(path, found)
             target = self._find_target(picture, number)
             drawn = [DrawnObject(x.box, x.label, x.score, x.mask) for x in found]
             rows = [[(np.asarray(image), drawn)]]
@@ -167,19 +129,25 @@ class _Command:
 
     def _find_target(self, picture: Path, number: int) -> Path:
         """Returns the file to draw an image as."""
-        if len(self._options.images) == 1:
+        if len(self._images) == 1:
             return picture
         return picture.with_stem(f"{picture.stem}-{number}")
 
-    def report_failures(self) -> None:
-        """Exits with status 1 if there were any."""
+    def finish(self) -> None:
+        """Writes the predictions; exits with status 1 if there were failures."""
+        if output := self._options.output:
+            self._predictions.write(output)
+            print(f"Wrote {literal(str(output))}.")
         if self._failures:
             more = f" (and {n} more)" if (n := len(self._failures) - 1) else ""
             sys.exit(f"litv2_jax.predict: not done: {self._failures[0]}{more}")
 
     def _read_images(self) -> Iterator[tuple[int, Path, Image.Image]]:
         """Yields number, path and pixels of what can be read, and names the rest."""
-        for number, path in enumerate(self._options.images, 1):
+        several = len(self._images) > 1
+        # No bar where there is no terminal, or for one image.
+        bar = tqdm(self._images, unit="image", disable=None if several else True)
+        for number, path in enumerate(bar, 1):
             try:
                 image = read_image(path, self._predictor.exif)
             except (ValueError, OSError) as error:
@@ -193,8 +161,47 @@ class _Command:
         else:
             self._failures.append(f"{literal(str(path))} could not be drawn.")
 
+    def _report_shares(
+        self, path: Path, shares: np.ndarray, kind: str, count: int
+    ) -> None:
+        """Prints and keeps the largest of the shares of the classes."""
+        names = self._predictor.class_names
+        best = np.argsort(-shares)[:count]
+        lines = [f"  {shares[k]:7.2%}  {literal(names[k])}" for k in best]
+        _print_lines([literal(str(path)), *lines])
+        self._predictions.add(
+            path, [{"class": names[k], kind: float(shares[k])} for k in best]
+        )
+
+    def _report_objects(self, path: Path, found: Sequence[DetectedObject]) -> None:
+        lines = [f"{literal(str(path))}: {len(found)} objects"]
+        for each in found:
+            box = ", ".join(f"{side:.0f}" for side in each.box)
+            lines.append(f"  {each.score:7.2%}  {literal(each.name)}  ({box})")
+        _print_lines(lines)
+        sides = ("x_min", "y_min", "x_max", "y_max")
+        self._predictions.add(
+            path,
+            [
+                {
+                    "class": each.name,
+                    "score": float(each.score),
+                    **dict(zip(sides, map(float, each.box), strict=True)),
+                }
+                for each in found
+            ],
+        )
+
+    def _write_mask(self, path: Path, number: int, classes: np.ndarray) -> None:
+        if folder := self._options.masks:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Two images may have one name.
+            prefix = f"{number}-" if len(self._images) > 1 else ""
+            name = f"{prefix}{path.stem}.png"
+            write_class_map(classes, len(self._predictor.class_names), folder / name)
+
     def _fail(self, reason: str) -> None:
-        print(f"litv2_jax.predict: {reason}", file=sys.stderr)
+        tqdm.write(f"litv2_jax.predict: {reason}", file=sys.stderr)
         self._failures.append(reason)
 
 
@@ -205,17 +212,9 @@ def _shrink(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def _print_best(path: Path, shares: np.ndarray, names: list[str], count: int) -> None:
-    print(literal(str(path)))
-    for k in np.argsort(-shares)[:count]:
-        print(f"  {shares[k]:7.2%}  {literal(names[k])}")
-
-
-def _print_objects(path: Path, found: Sequence[DetectedObject]) -> None:
-    print(f"{literal(str(path))}: {len(found)} objects")
-    for each in found:
-        box = ", ".join(f"{side:.0f}" for side in each.box)
-        print(f"  {each.score:7.2%}  {literal(each.name)}  ({box})")
+def _print_lines(lines: Sequence[str]) -> None:
+    """Prints beside the bar, if there is one."""
+    tqdm.write("\n".join(lines), file=sys.stdout)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ ALLOWED = {
         "text",
         "weights",
     },
+    "prediction_files": {"data", "pictures", "settings", "text"},
+    "prediction_options": {"prediction_files", "settings"},
     "predict": {
         "inference",
         "box_pictures",
@@ -84,6 +86,8 @@ ALLOWED = {
         "pictures",
         "settings",
         "text",
+        "prediction_files",
+        "prediction_options",
     },
     "visualize": {
         "augment",

@@ -19,7 +19,7 @@ from litv2_jax.settings import ConfigError
 from litv2_jax.text import compose, literal, shorten
 
 # Those of torchvision, in lower case.
-_SUFFIXES = (
+SUFFIXES = (
     ".jpg",
     ".jpeg",
     ".png",
@@ -77,7 +77,7 @@ class FolderSource:
             strict=True,
         ):
             listed = (
-                list_files(self._root / folder, _SUFFIXES) if name in folders else []
+                list_files(self._root / folder, SUFFIXES) if name in folders else []
             )
             names += listed
             counts.append(len(listed))
@@ -85,7 +85,7 @@ class FolderSource:
         if not names or (empty and class_names is None and not allow_empty):
             raise ConfigError(
                 f"{self._root / self._folders[empty[0]]} has no images "
-                f"({', '.join(_SUFFIXES)}), but every folder there is a class; remove "
+                f"({', '.join(SUFFIXES)}), but every folder there is a class; remove "
                 "it or fill it."
             )
         self._names = PackedNames(names)
