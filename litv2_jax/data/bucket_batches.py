@@ -35,7 +35,7 @@ def eval_batches(
     Args:
         source: As the plan was made for.
         plan: From `plan_eval_batches`.
-        transform: Likewise.
+        transform: The one that the plan was made with.
         num_workers: Processes that load; 0 loads in threads.
         process_index: Which part of each batch to return.
         process_count: Into how many parts a batch is split.

@@ -82,9 +82,9 @@ def eval_batches(
         plan: From `plan_evaluation`.
         transform: From a record to its image.
         num_workers: As in `train_batches`, like all that follows.
-        process_index: Likewise.
-        process_count: Likewise.
-        unreadable: Likewise.
+        process_index: As in `train_batches`.
+        process_count: As in `train_batches`.
+        unreadable: As in `train_batches`.
     """
     rows = _EvalRows(source, plan, transform)
     batches = load_in_order(

@@ -88,7 +88,7 @@ class Confusion:
         """Writes `classes.csv`, fractions of 1, and `confusion.csv`; returns them.
 
         Args:
-            folder: Where; it has to be there.
+            folder: Existing folder to write to.
         """
         scores = self.per_class()
         rows = zip(self.class_names, self._labels, *scores.values(), strict=True)

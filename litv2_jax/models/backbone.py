@@ -123,7 +123,7 @@ class Stage(nnx.Module):
         sizes: jax.Array | None = None,
     ) -> jax.Array:
         for block in self.blocks:
-            # A key of its own, so that what is drawn does not depend on `remat`.
+            # One key per block, so that random draws do not depend on `remat`.
             key = None if rngs is None else rngs.dropout()
             if self.remat == "blocks":
                 x = jax.checkpoint(_run_block)(*nnx.split(block), x, key, sizes)

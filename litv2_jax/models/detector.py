@@ -120,11 +120,11 @@ def round_up(sizes: jax.Array) -> jax.Array:
 
 
 def find_factors(sizes: jax.Array, original_sizes: jax.Array) -> jax.Array:
-    """Returns what x, y, x and y of pictures were multiplied by: float32 [B, 4].
+    """Returns what x, y, x and y of images were multiplied by: float32 [B, 4].
 
     Args:
         sizes: [B, 2], height and width of the resized images.
-        original_sizes: [B, 2], height and width of the pictures.
+        original_sizes: [B, 2], height and width of the original images.
     """
     factors = sizes.astype(jnp.float32) / original_sizes.astype(jnp.float32)
     return jnp.tile(jnp.flip(factors, axis=1), (1, 2))

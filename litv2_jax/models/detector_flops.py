@@ -49,7 +49,7 @@ def _count_retinanet(model: RetinaNet, tokens: int) -> tuple[int, int]:
 
 
 def _count_mask_rcnn(model: MaskRcnn, tokens: int) -> tuple[int, int]:
-    """Likewise, without the crops; mmcv knows no biases of matrix products."""
+    """Returns the same without the crops; mmcv counts no biases of matrix products."""
     rpn, box_head, mask_head = model.rpn, model.box_head, model.mask_head
     convs = [rpn.conv, rpn.classify, rpn.regress]
     flops = tokens * sum(map(_count_position, convs))

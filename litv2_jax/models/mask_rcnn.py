@@ -169,8 +169,8 @@ class MaskRcnn(PyramidModel):
             images: [B, H, W, 3], normalised, each in the upper left corner; H and W are
                 multiples of 32.
             sizes: Integers [B, 2], height and width of each image.
-            original_sizes: [B, 2], height and width of the picture that it was resized
-                from, in whose pixels boxes are returned.
+            original_sizes: [B, 2], height and width of the image before it was
+                resized, in whose pixels boxes are returned.
             num_proposals: Boxes of each image that are looked into.
             rule: Version of mmdetection whose rule chooses the proposals. The published
                 numbers are those of `2.11`.
@@ -219,7 +219,7 @@ class MaskRcnn(PyramidModel):
 
         Args:
             images: As in `detect`, but zero beyond each; all of the canvas is seen.
-            sizes: Likewise.
+            sizes: As in `detect`.
             truth: Boxes and classes of B images.
             masks: Their masks.
             rngs: Stream `dropout` chooses the paths that training drops, `sampling` the

@@ -1,4 +1,4 @@
-"""What happens inside of a backbone, for pictures of it."""
+"""Intermediate results of a backbone, for visualization."""
 
 import jax
 import jax.numpy as jnp

@@ -198,8 +198,8 @@ class RetinaNet(PyramidModel):
             images: [B, H, W, 3], normalised, each in the upper left corner; H and W are
                 multiples of 32.
             sizes: Integers [B, 2], height and width of each image.
-            original_sizes: [B, 2], height and width of the picture that it was resized
-                from, in whose pixels boxes are returned.
+            original_sizes: [B, 2], height and width of the image before it was
+                resized, in whose pixels boxes are returned.
             rule: Version of mmdetection whose rule chooses the boxes. The published
                 numbers are those of `2.11`.
 
@@ -236,7 +236,7 @@ class RetinaNet(PyramidModel):
         Args:
             images: As in `detect`, but zero beyond each: all of the canvas is seen, as
                 of the original's padded batches.
-            sizes: Likewise.
+            sizes: As in `detect`.
             truth: Boxes and classes of B images.
             rngs: As in `__call__`.
             loss_group_size: Neighboring images whose losses are divided by what they

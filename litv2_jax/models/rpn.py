@@ -88,7 +88,7 @@ def propose(
 
     Args:
         scored: From `RpnHead.score_anchors`.
-        sizes: As there.
+        sizes: As in `RpnHead.score_anchors`.
         is_training: Whether they are chosen among twice as many.
         num_proposals: S.
         rule: As in `MaskRcnn.detect`.

@@ -126,7 +126,7 @@ def _attend_padded(
     *,
     scale: float,
 ) -> jax.Array:
-    """With a derivative of its own, and numbers of rows that tensor cores take."""
+    """With a custom derivative, padded to numbers of rows that tensor cores take."""
     return _attend_padded_at(q, k, v, num_keys, scale)
 
 

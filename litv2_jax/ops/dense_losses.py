@@ -71,9 +71,9 @@ def find_retinanet_targets(
     """Returns what `compute_retinanet_losses` compares predictions with.
 
     Args:
-        anchors: As there.
-        is_inside: Likewise.
-        truth: Likewise.
+        anchors: As in `compute_retinanet_losses`.
+        is_inside: As in `compute_retinanet_losses`.
+        truth: As in `compute_retinanet_losses`.
         num_classes: K.
     """
     every = jnp.concatenate(anchors)
@@ -180,9 +180,9 @@ def sample_anchors(
 
     Args:
         scored: As in `compute_rpn_losses`.
-        truth: Likewise.
-        keys: Likewise.
-        num_samples: Likewise.
+        truth: As in `compute_rpn_losses`.
+        keys: As in `compute_rpn_losses`.
+        num_samples: As in `compute_rpn_losses`.
     """
     every = jnp.concatenate(scored.anchors)
 

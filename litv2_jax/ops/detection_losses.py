@@ -17,7 +17,7 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 def focal_loss(
     logits: jax.Array, labels: jax.Array, *, alpha: float = 0.25, gamma: float = 2
 ) -> jax.Array:
-    """Returns the focal loss of each class, a sigmoid of its own.
+    """Returns the sigmoid focal loss of each class.
 
     Source: "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
 

@@ -52,7 +52,7 @@ class Detections:
     """What is reported, by descending score; zeros after the last.
 
     Attributes:
-        boxes: float32 [B, 100, 4] in pixels of the picture before it was resized.
+        boxes: float32 [B, 100, 4] in pixels of the image before it was resized.
         scores: float32 [B, 100].
         labels: int32 [B, 100].
         count: int32 [B], how many there are.
@@ -181,7 +181,7 @@ def choose_detections(candidates: ScoredBoxes, factor: jax.Array) -> Detections:
 
     Args:
         candidates: In pixels of the resized image.
-        factor: [4], what the picture's x, y, x and y were multiplied by when it was
+        factor: [4], what the image's x, y, x and y were multiplied by when it was
             resized. As in mmdetection boxes are divided by it before suppression.
     """
     boxes = candidates.boxes / factor[None]

@@ -12,7 +12,7 @@ def map_images(function: Callable[..., Any], *batched: Any, shared: tuple = ()) 
 
     XLA gathers what `jax.lax.top_k` sorts on every device, and devices agree on each
     turn of a `jax.lax.while_loop`, even if it concerns an image of one alone. Here each
-    device runs a program of its own. Where there is one device, or the images cannot be
+    device runs a separate program. Where there is one device, or the images cannot be
     divided among them, this is `jax.vmap`.
 
     Args:

@@ -45,7 +45,7 @@ def resize_nearest(
         x: [B, H, W, C].
         size: Height and width of the result.
         part: As in `resize_bilinear`.
-        new_part: Likewise.
+        new_part: As in `resize_bilinear`.
     """
     if part is not None and new_part is not None:
         return _resample_nearest(x, part, new_part, size)
@@ -69,7 +69,7 @@ def resample_bilinear(
     canvas: tuple[int, int],
     first_row: int | jax.Array = 0,
 ) -> jax.Array:
-    """Resizes the upper left part of each map to a size of its own, as above.
+    """Resizes the upper left part of each map linearly, to a size per image.
 
     One program serves all sizes, because they are arrays.
 
@@ -125,9 +125,9 @@ def resample_argmax(
 
     Args:
         x: As in `resample_bilinear`.
-        sizes: Likewise.
-        new_sizes: Likewise.
-        canvas: Likewise.
+        sizes: As in `resample_bilinear`.
+        new_sizes: As in `resample_bilinear`.
+        canvas: As in `resample_bilinear`.
 
     Returns:
         [B, *canvas] int32.

@@ -151,7 +151,7 @@ def _weigh_cells(
 ) -> jax.Array:
     """Returns the weight of each cell in each bin along one axis, [N, bins, S].
 
-    Samples beyond the map by more than one cell count as 0; nearer ones read it there.
+    Samples beyond the map by more than one cell count as 0; nearer ones read its edge.
 
     Args:
         start: [N] where boxes begin, in cells, whose centers are whole numbers.

@@ -50,7 +50,7 @@ from litv2_jax.tasks.segmentation_settings import DataSettings, Settings, check
 from litv2_jax.tasks.task_data import TaskData
 from litv2_jax.training.task import Batch
 
-# Rows of the pictures.
+# Rows of the drawings.
 _NUM_DRAWN = 6
 
 
@@ -192,9 +192,9 @@ class Segmentation(ImageTask):
         num_classes = len(self.class_names)
         prediction = _classify_pixels(model, batch)
         pairs = labels.astype(jnp.int32) * num_classes + prediction
-        # What is ignored goes to a place of its own, which is then dropped.
+        # Ignored pixels are counted in an extra bin, which is then dropped.
         pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
-        # Each image by itself, because devices have images of their own.
+        # Image by image, so that each device counts only its images.
         count = functools.partial(jnp.bincount, length=num_classes**2 + 1)
         counts = jax.vmap(count)(pairs.reshape(len(pairs), -1)).sum(0)
         return {

@@ -71,6 +71,6 @@ def load_weights(run: Run, state: TrainState) -> Loaded:
 
 
 def check_weights(settings: RunSettings, checkpoints: Checkpoints) -> None:
-    """Raises ValueError if a run would begin with weights that are not there."""
+    """Raises ValueError if a run would start from weights that do not exist."""
     if settings.weights and not checkpoints.steps():
         open_weights(settings.weights)

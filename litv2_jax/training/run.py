@@ -96,7 +96,7 @@ class Run:
         return self.devices.replicate_shapes(jax.eval_shape(self._begin, params, stats))
 
     def create_step(self, out_sharding: jax.sharding.Sharding | None) -> Any:
-        """Returns the compiled step, `make_train_step`, whose arguments are there."""
+        """Returns the compiled step; see `make_train_step`."""
         return make_train_step(
             create_graphdef(self.task, **self._train_view()),
             self.task,

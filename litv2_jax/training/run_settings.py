@@ -29,7 +29,7 @@ class RunSettings:
         epochs: Length of the run.
         batch_size: Examples per step, over all devices.
         accumulation_steps: Equal parts of a batch that are computed one after the
-            other, to save memory; each has BatchNorm statistics of its own.
+            other, to save memory; each has separate BatchNorm statistics.
         batch_norm_group_size: Examples whose BatchNorm statistics are taken together;
             0 for the whole batch, 128 as on the original's GPUs.
         freeze_batch_norm: Whether BatchNorm uses its running statistics in training as

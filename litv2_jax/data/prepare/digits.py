@@ -70,7 +70,7 @@ def write_tree(
     """Writes digits as a tree of files, `train/5/0017.png`; returns how many of each.
 
     Args:
-        folder: Where; files that are there already are written anew.
+        folder: Where to write; existing files are overwritten.
         classes: The digits to take.
         per_class: Training images of each; 0 takes all.
     """

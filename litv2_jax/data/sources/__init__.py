@@ -80,9 +80,9 @@ def open_splits(
 
     Args:
         name: As in `open_source`.
-        train_split: As there.
-        eval_split: As there.
-        data_dir: As there.
+        train_split: Split to train on.
+        eval_split: Split to evaluate on.
+        data_dir: As in `open_source`.
         eval_fraction: Share of a tree's training images to evaluate on, if it has no
             folder to evaluate on. If it has neither, its own folders are the classes.
 
@@ -120,8 +120,8 @@ def open_evaluation(
 
     Args:
         name: As in `open_source`.
-        split: As there.
-        data_dir: As there.
+        split: As in `open_source`.
+        data_dir: As in `open_source`.
         class_names: Those of the weights to score. If the folders of a tree are among
             them, they are its classes, in this order; otherwise every folder is one.
 

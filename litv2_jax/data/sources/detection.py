@@ -62,8 +62,8 @@ def open_detection_source(name: str, split: str, data_dir: str) -> DetectionSour
 
     Args:
         name: What `litv2_jax.prepare coco` was given as `--name`, or `shapes`.
-        split: Likewise, or a TFDS split of the shapes.
-        data_dir: Likewise; "" is where TFDS keeps its data sets.
+        split: What it was given as `--split`, or a TFDS split of the shapes.
+        data_dir: What it was given as `--data-dir`; "" is TFDS's own folder.
 
     Raises:
         ConfigError: If it is not there, or is not complete.
