@@ -82,6 +82,7 @@ def test_a_classifier_takes_any_batch_of_any_size(tmp_path):
     assert facts["platforms"] == ["cpu", "cuda"]
 
 
+@pytest.mark.slow
 def test_a_segmentation_model_takes_images_of_two_sizes(tmp_path):
     model = create("semantic_fpn_litv2_s", fpn_dim=16, head_dim=8)
     folder = litv2_jax.export(model, tmp_path / "out", image_size=None)
@@ -109,6 +110,7 @@ def test_one_file_holds_fused_weights_and_normalizes_pixels(tmp_path):
     np.testing.assert_allclose(found["logits"], expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_weights_in_bfloat16_are_written_exactly(tmp_path):
     model = litv2_jax.fuse_for_inference(create(dtype=jnp.bfloat16))
     folder = litv2_jax.export(model, tmp_path / "out", image_size=64)

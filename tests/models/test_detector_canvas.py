@@ -24,7 +24,10 @@ def run(model, images, sizes, original_sizes):
     return model(images, sizes), found
 
 
-@pytest.mark.parametrize(("kind", "window"), [("retinanet", 2), ("mask_rcnn", 4)])
+@pytest.mark.parametrize(
+    ("kind", "window"),
+    [("retinanet", 2), pytest.param("mask_rcnn", 4, marks=pytest.mark.slow)],
+)
 def test_detections_are_those_of_each_image_padded_to_32(kind, window):
     sizes = {"window_sizes": (0, 0, window, 1), **SMALL[kind]}
     model = fill(lambda: create_model(f"{kind}_litv2_s", rngs=nnx.Rngs(0), **sizes))

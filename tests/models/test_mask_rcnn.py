@@ -24,7 +24,7 @@ REFERENCES = {
 }
 CASES = [
     "tiny_ws2",
-    "tiny_ws4",
+    pytest.param("tiny_ws4", marks=pytest.mark.slow),
     pytest.param("s_ws2", marks=pytest.mark.slow),
     pytest.param("s_ws4", marks=pytest.mark.slow),
 ]
