@@ -15,8 +15,6 @@ from PIL import Image
 from litv2_jax.data.sources.files import list_files
 from litv2_jax.data.sources.folders import SUFFIXES
 from litv2_jax.pictures import class_colors
-from litv2_jax.settings import ConfigError
-from litv2_jax.text import literal
 
 OUTPUTS = (".csv", ".json")
 _FROM_INPUT = "-"
@@ -25,14 +23,13 @@ _FROM_INPUT = "-"
 def find_images(names: Sequence[str], lines: Iterable[str] = ()) -> list[Path]:
     """Returns the files that the arguments of a command stand for, in their order.
 
+    A folder without images and a pattern that nothing matches stand for themselves.
+
     Args:
         names: Files; folders, which stand for the images below them; patterns such as
             `photos/*.jpg` that no shell has replaced; and `-` for the lines.
         lines: One name in each, of a file or folder or a pattern; by default those of
             the standard input.
-
-    Raises:
-        ConfigError: If a folder has no images, or no file matches a pattern.
     """
     found: list[Path] = []
     for name in names:
@@ -41,20 +38,11 @@ def find_images(names: Sequence[str], lines: Iterable[str] = ()) -> list[Path]:
             found += find_images([x for x in rest if x and x != _FROM_INPUT])
             continue
         path = Path(os.path.expanduser(name))
-        if path.is_dir():
-            below = list_files(path, SUFFIXES)
-            if not below:
-                raise ConfigError(
-                    f"The folder {literal(name)} has no images ({', '.join(SUFFIXES)})."
-                )
-            found += [path / each for each in below]
-        elif glob.has_magic(name) and not path.exists():
-            matches = sorted(glob.glob(str(path), recursive=True))
-            if not matches:
-                raise ConfigError(f"No file matches {literal(name)}.")
-            found += map(Path, matches)
-        else:
-            found.append(path)
+        below = list_files(path, SUFFIXES) if path.is_dir() else []
+        is_pattern = glob.has_magic(name) and not path.exists()
+        matches = sorted(glob.glob(str(path), recursive=True)) if is_pattern else []
+        # What stands for nothing is named, like a file that does not exist.
+        found += [path / each for each in below] or [Path(x) for x in matches] or [path]
     return found
 
 

@@ -75,7 +75,7 @@ ALLOWED = {
         "text",
         "weights",
     },
-    "prediction_files": {"data", "pictures", "settings", "text"},
+    "prediction_files": {"data", "pictures"},
     "prediction_options": {"prediction_files", "settings"},
     "predict": {
         "inference",
