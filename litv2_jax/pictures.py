@@ -161,12 +161,14 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -
         color = "white" if shares[i, j] > 0.5 else "black"
         text = str(counts[i, j])
         axes.text(j, i, text, ha="center", va="center", color=color, fontsize=7)
-    places, blank = range(len(class_names)), [""] * len(class_names)
-    axes.set_xticks(places, blank, rotation=90)
-    axes.set_yticks(places, blank)
-    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(len(class_names)))
+        labels = axis.get_ticklabels()
         for label, name in zip(labels, class_names, strict=True):
             write_text(label, short_name(str(name)))
+        # Drawing replaces the text of a tick by that of its axis.
+        axis.set_ticks(axis.get_ticklocs(), [label.get_text() for label in labels])
+    axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="prediction", ylabel="label")
     figure.savefig(path, dpi=120)
 

@@ -7,7 +7,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from litv2_jax import pictures
-from litv2_jax.pictures import draw_grid, draw_maps, draw_or_warn, draw_overlay
+from litv2_jax.pictures import (
+    draw_confusion,
+    draw_grid,
+    draw_maps,
+    draw_or_warn,
+    draw_overlay,
+)
 
 NAMES = [
     "_first$x^2$",
@@ -99,3 +105,19 @@ def test_what_cannot_be_drawn_is_a_warning(tmp_path, caplog):
         assert not draw_or_warn(fail, tmp_path / "a\x1b.png")
     assert "a\\x1b.png could not be drawn: MemoryError" in caplog.text
     assert draw_or_warn(lambda: None, tmp_path / "b.png")
+
+
+def test_a_confusion_matrix_names_its_classes(tmp_path):
+    counts = np.array([[5, 1], [0, 4]])
+
+    def width(*names):
+        draw_confusion(counts, names, tmp_path / "x.png")
+        with Image.open(tmp_path / "x.png") as image:
+            pixels = np.asarray(image.convert("L"))
+        # Columns left of the matrix, where the names of the labels are.
+        first_blue = np.flatnonzero((pixels < 100).sum(0) > 20)[0]
+        return int((pixels[:, :first_blue] < 200).any(0).sum())
+
+    assert width("", "") < width("cat", "dog") < width("a rather long name", "dog")
+    # No formula, whose signs would not be drawn.
+    assert width("$x^2$", "") > 1.2 * width("x2", "")
