@@ -110,14 +110,18 @@ def test_options_of_the_converter_exist():
         assert f'"{option}"' in source, option
 
 
-def test_options_of_export_exist():
-    source = (ROOT / "litv2_jax" / "export.py").read_text()
-    options = set(
-        re.findall(r"`(--[a-z-]+)", (ROOT / "docs/deployment.md").read_text())
-    )
-    assert len(options) >= 8
-    for option in options:
-        assert f'"{option}"' in source, option
+def test_options_of_predict_and_export_exist():
+    page = (ROOT / "docs/deployment.md").read_text()
+    predict, export = page.split("## Export")
+    for text, file, least in (
+        (predict, "prediction_options.py", 3),
+        (export, "export.py", 8),
+    ):
+        source = (ROOT / "litv2_jax" / file).read_text()
+        options = set(re.findall(r"`(--[a-z-]+)", text))
+        assert len(options) >= least
+        for option in options:
+            assert f'"{option}"' in source, option
 
 
 def test_options_of_prepare_exist():
