@@ -130,11 +130,11 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
             announce(describe_run(task, run, note))
         return {}
     if _EVAL_ONLY.value:
-        weights = parse_path(_WEIGHTS.value, "--weights")
-        names = open_weights(weights).description.get("class_names")
+        weights = open_weights(parse_path(_WEIGHTS.value, "--weights"))
+        names = weights.description.get("class_names")
         task = _create_task(run, rest, scored=names if isinstance(names, list) else ())
         folder = parse_path(_WORKDIR.value, "--workdir") if _WORKDIR.value else None
-        return evaluation.evaluate(task, weights, folder)
+        return evaluation.score(task, weights, folder)
     workdir = parse_path(_WORKDIR.value, "--workdir")
     check_place(workdir)
     kept = RunConfig(

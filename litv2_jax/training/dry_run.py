@@ -13,6 +13,7 @@ from litv2_jax.training.begin import load_weights
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Batch, Task
+from litv2_jax.weights import open_weights
 
 # Steps to time, after the first.
 _NUM_TIMED = 3
@@ -36,7 +37,7 @@ def describe_run(
     devices, state = run.devices, run.create_state()
     notes = {"first": note} if note else {}
     if settings.weights:
-        loaded = load_weights(run, state)
+        loaded = load_weights(run, state, open_weights(settings.weights))
         notes["weights"] = " ".join([settings.weights, *loaded.notes])
     state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))

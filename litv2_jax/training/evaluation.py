@@ -24,26 +24,29 @@ from litv2_jax.weights import Loaded, Weights, open_weights
 
 
 def evaluate(task: Task, weights: Path, folder: Path | None = None) -> dict[str, float]:
-    """Evaluates weights.
+    """Evaluates weights, which are named as for `open_weights`; see `score`."""
+    return score(task, open_weights(weights), folder)
+
+
+def score(task: Task, weights: Weights, folder: Path | None = None) -> dict[str, float]:
+    """Evaluates weights that have been opened.
 
     Args:
         task: The problem.
-        weights: As for `open_weights`.
+        weights: What to evaluate.
         folder: Where to write what the task writes of its scores; nowhere by default.
 
     Returns:
         The results of the task's metric, and `images_per_second`, compiling included.
 
     Raises:
-        ConfigError: If there are no weights, or they are those of another model, or
-            of other classes.
+        ConfigError: If the weights are those of another model, or of other classes.
     """
     devices = Devices()
     model = create_abstract_model(task)
-    opened = open_weights(weights)
-    order = match_to_data(opened.description, task.description, str(opened.path))
-    loaded = opened.load(model, *split_state(model), head="keep")
-    _check_complete(loaded, opened)
+    order = match_to_data(weights.description, task.description, str(weights.path))
+    loaded = weights.load(model, *split_state(model), head="keep")
+    _check_complete(loaded, weights)
     params, stats = loaded.params, loaded.stats
     if order:
         params, stats = reorder_classes(create_graphdef(task), params, stats, order)
@@ -88,7 +91,7 @@ class Evaluator:
             for compute in (task.evaluate, task.predict)
         )
         self._first_batch: Batch = {}
-        self._metric = task.metric()
+        self._metric: Metric | None = None
         self.table = ""
 
     def __call__(
@@ -135,7 +138,9 @@ class Evaluator:
         return results
 
     def write_scores(self, folder: Path) -> list[Path]:
-        """Writes the task's files about the last evaluation, and returns them."""
+        """Writes the task's files about the last evaluation, if any; returns them."""
+        if self._metric is None:
+            return []
         return self._task.write_scores(self._metric, folder)
 
     def predict(

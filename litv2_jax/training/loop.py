@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from litv2_jax.paths import expand_path
-from litv2_jax.training.begin import begin, check_weights
+from litv2_jax.training.begin import begin, open_initial_weights
 from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.devices import Devices, StopRequest
 from litv2_jax.training.divergence import SkippedSteps, TrainingError
@@ -76,7 +76,7 @@ def fit(
         run.describe(),
         functools.partial(mark_saved, workdir),
     )
-    check_weights(settings, checkpoints)
+    weights = open_initial_weights(settings, checkpoints)
     with (
         locked(workdir),
         StopRequest() as stop,
@@ -84,7 +84,11 @@ def fit(
         # Innermost, because leaving the others waits for the other processes.
         failing_together(StoppedError),
     ):
-        state, results = begin(run, checkpoints, workdir, skip_damaged=skip_damaged)
+        state, results = begin(
+            run, checkpoints, workdir, weights, skip_damaged=skip_damaged
+        )
+        # Those of a file are in memory.
+        del weights
         start_step = int(state.step)
         skipped = SkippedSteps(
             settings.max_skipped_steps,
