@@ -13,9 +13,9 @@ from typing import Any
 
 from flax import nnx
 
-from litv2_jax import pretrained
 from litv2_jax.class_names import display_names
 from litv2_jax.models.fuse import fuse_for_inference
+from litv2_jax.pretrained import load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.stablehlo import PLATFORMS, InputSpec, write_stablehlo
 
@@ -68,18 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> Path:
-    description = pretrained.describe(options.weights)
-    if not description.get("are_heads_known", True):
-        raise ConfigError(
-            f"{options.weights} does not say how many heads its model has: convert the "
-            "PyTorch file with --num-heads and --alpha."
-        )
-    model = pretrained.create_model(
-        **description["model"],
-        rngs=nnx.Rngs(0),
-        dtype=options.dtype,
-        weights=options.weights,
-    )
+    model, description = load_described(options.weights, dtype=options.dtype)
     image_size = options.image_size or [description["input"].get("image_size", 512)]
     return export(
         fuse_for_inference(model) if options.fuse else model,

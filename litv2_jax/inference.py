@@ -15,16 +15,16 @@ from PIL import Image
 from litv2_jax.augment.normalize import normalize, normalize_inside
 from litv2_jax.class_names import display_names
 from litv2_jax.compiler import compiler_options
-from litv2_jax.data.buckets import find_bucket
+from litv2_jax.data.buckets import Bucket, find_bucket
 from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
-from litv2_jax.pretrained import load_model
+from litv2_jax.pretrained import load_described
 from litv2_jax.settings import ConfigError
-from litv2_jax.weights import open_weights, save_pretrained
+from litv2_jax.weights import save_pretrained
 
 _BATCH_SIZE = 16
 
@@ -82,6 +82,7 @@ class Predictor:
     Programs are compiled once for each shape, so that one predictor serves many images.
 
     Attributes:
+        model: The model.
         class_names: Names of the K classes.
         task: `classification`, `segmentation` or `detection`.
         exif: What to make of the EXIF orientation of images, as for `decode`.
@@ -99,16 +100,9 @@ class Predictor:
             ConfigError: If there is no checkpoint, or it does not say how many heads
                 its model has.
         """
-        opened = open_weights(weights)
-        description = opened.description
-        if not description.get("are_heads_known", True):
-            raise ConfigError(
-                f"{weights} does not say how many heads its model has: convert the "
-                "PyTorch file with --num-heads and --alpha."
-            )
+        self.model, description = load_described(weights)
         sizes = description["model"]
         self.task = find_family(sizes["name"]).task
-        model: Any = load_model(opened, **sizes, rngs=nnx.Rngs(0))
         self._description = description
         self._input = description["input"]
         # Checkpoints of classifiers that do not say are of runs that ignored it.
@@ -116,8 +110,7 @@ class Predictor:
         self.exif = self._input.get("exif", default)
         names = display_names(description.get("class_names") or [])
         self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
-        self._model = model
-        graphdef, self._state = nnx.split(model)
+        graphdef, self._state = nnx.split(self.model)
         self._shapes: set[Any] = set()
 
         @functools.partial(jax.jit, compiler_options=compiler_options())
@@ -154,7 +147,7 @@ class Predictor:
             ConfigError: If there is something in the folder.
         """
         save_pretrained(
-            self._model,
+            self.model,
             folder,
             class_names=self._description.get("class_names") or [],
             input=self._input,
@@ -202,14 +195,10 @@ class Predictor:
             ValueError: If the image cannot be read.
         """
         self._check_task("segmentation")
-        pixels = np.asarray(self._read(image))
-        height, width = pixels.shape[:2]
-        size = geometry.keep_ratio_size((height, width), *self._input["scale"])
-        bucket = find_bucket(size, (height, width), self._input["multiple"])
+        pixels, *sizes, bucket = self._prepare(image)
         self._limit_programs(bucket, self._segment)
-        resized = geometry.pad(geometry.resize_image(pixels, size), bucket.image, 0)
-        sizes = np.array([size]), np.array([(height, width)])
-        classes = self._segment(self._state, resized[None], *sizes, bucket.label)
+        classes = self._segment(self._state, pixels, *sizes, bucket.label)
+        height, width = sizes[1][0]
         return np.asarray(classes)[0, :height, :width]
 
     def detect(
@@ -229,16 +218,25 @@ class Predictor:
         self._check_task("detection")
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold={threshold} must be within 0 and 1.")
+        pixels, *sizes, bucket = self._prepare(image)
+        self._limit_programs(bucket.image, self._detect)
+        found = jax.device_get(self._detect(self._state, pixels, *sizes))
+        height, width = sizes[1][0].tolist()
+        return list_objects(found, self.class_names, (height, width), threshold)
+
+    def _prepare(
+        self, image: ImageLike
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Bucket]:
+        """Returns an image as a batch on its canvas, its size, the old one, the canvas.
+
+        As the evaluation of segmentation and detection prepares it.
+        """
         pixels = np.asarray(self._read(image))
         height, width = pixels.shape[:2]
         size = geometry.keep_ratio_size((height, width), *self._input["scale"])
-        multiple = self._input["multiple"]
-        canvas = find_bucket(size, size, multiple).image
-        self._limit_programs(canvas, self._detect)
-        resized = geometry.pad(geometry.resize_image(pixels, size), canvas, 0)
-        sizes = np.array([size]), np.array([(height, width)])
-        found = jax.device_get(self._detect(self._state, resized[None], *sizes))
-        return list_objects(found, self.class_names, (height, width), threshold)
+        bucket = find_bucket(size, (height, width), self._input["multiple"])
+        resized = geometry.pad(geometry.resize_image(pixels, size), bucket.image, 0)
+        return resized[None], np.array([size]), np.array([(height, width)]), bucket
 
     def _check_task(self, task: str) -> None:
         if self.task != task:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.models.state import split_state
+from litv2_jax.settings import ConfigError
 from litv2_jax.weights import Weights, open_weights
 
 
@@ -64,6 +65,28 @@ def load_model(
         trees = loaded.params, loaded.stats
     nnx.update(model, *trees)
     return model
+
+
+def load_described(path: str | PathLike, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Returns the model that weights are of, ready for inference, and its description.
+
+    Args:
+        path: As `weights` of `create_model`.
+        **options: As there, `dtype`.
+
+    Raises:
+        ConfigError: If the weights do not say how many heads their model has.
+        ValueError: If there are no weights, or they cannot be read.
+    """
+    weights = open_weights(path)
+    description = weights.description
+    if not description.get("are_heads_known", True):
+        raise ConfigError(
+            f"{path} does not say how many heads its model has: convert the PyTorch "
+            "file with --num-heads and --alpha."
+        )
+    model = load_model(weights, **description["model"], rngs=nnx.Rngs(0), **options)
+    return model, description
 
 
 def _prefer_loaded(loaded: jax.Array | jax.ShapeDtypeStruct, new: jax.Array):

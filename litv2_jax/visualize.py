@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
-from flax import nnx
 from matplotlib.figure import Figure
 
-from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize
 from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.models import probes
+from litv2_jax.pretrained import load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
@@ -47,7 +47,7 @@ def draw_frequencies(
         ValueError: If there is no such block, or it has no attention.
     """
 
-    @nnx.jit
+    @jax.jit
     def measure(model, pixels):
         x = probes.read_block_input(model.backbone, normalize(pixels), stage, block)
         layer = model.backbone.stages[stage - 1].blocks[block - 1].attention
@@ -96,7 +96,7 @@ def draw_attention(
     stride = 2 ** (stage + 1)
     token = (y // stride, x // stride)
 
-    @nnx.jit
+    @jax.jit
     def read(model, pixels):
         x = probes.read_block_input(model.backbone, normalize(pixels), stage, block)
         layer = model.backbone.stages[stage - 1].blocks[block - 1].attention
@@ -130,7 +130,7 @@ def draw_offsets(model: Any, pixels: np.ndarray, path: Path, *, merge: int = 1) 
         ValueError: If there is no such merging.
     """
 
-    @nnx.jit
+    @jax.jit
     def find(model, pixels):
         return probes.find_samples(model.backbone, normalize(pixels), merge)
 
@@ -164,9 +164,7 @@ def _draw(options: argparse.Namespace) -> None:
             f"{options.what} are drawn of one image, but {len(options.images)} are "
             "given."
         )
-    description = pretrained.describe(options.weights)
-    sizes = description["model"]
-    model = pretrained.create_model(**sizes, rngs=nnx.Rngs(0), weights=options.weights)
+    model, description = load_described(options.weights)
     preparation = description["input"]
     side = options.image_size or preparation.get("image_size", 224)
     crop = preparation.get("crop", 1.0)

@@ -60,7 +60,7 @@ ALLOWED = {
         "settings",
         "training",
     },
-    "pretrained": {"models", "weights"},
+    "pretrained": {"models", "settings", "weights"},
     "prepare": {"data", "settings", "text"},
     "inference": {
         "paths",

@@ -13,7 +13,7 @@ from flax import nnx
 from PIL import Image
 
 import litv2_jax
-from litv2_jax import inference, predict
+from litv2_jax import inference, predict, pretrained
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.models.state import split_state
 from litv2_jax.weights import open_weights
@@ -172,7 +172,7 @@ def test_images_are_turned_upright_if_those_of_the_training_were(
     ):
         stored = {**description, "input": {**description["input"], **setting}}
         changed = dataclasses.replace(opened, description=stored)
-        monkeypatch.setattr(inference, "open_weights", lambda _, w=changed: w)
+        monkeypatch.setattr(pretrained, "open_weights", lambda _, w=changed: w)
         predict.main(["--weights", str(weights), str(path)])
         assert sizes.pop() == size
 
