@@ -23,7 +23,7 @@ ALLOWED = {
     "detected_objects": {"ops"},
     "compiler": {"settings"},
     "ops": set(),
-    "augment": set(),
+    "augment": {"ops"},
     "metrics": {"ops", "settings", "text"},
     "models": {"ops", "settings"},
     "data": {"class_names", "ops", "paths", "settings", "text"},

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from litv2_jax.ops.canvas import zero_beyond
+
 # Of ImageNet's red, green and blue, for pixels in [0, 1].
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -31,9 +33,7 @@ def normalize_inside(images: jax.Array, sizes: jax.Array) -> jax.Array:
     Returns:
         [B, H, W, 3] float32.
     """
-    rows, columns = (jnp.arange(side)[None] for side in images.shape[1:3])
-    is_inside = (rows < sizes[:, :1])[:, :, None] & (columns < sizes[:, 1:])[:, None]
-    return jnp.where(is_inside[..., None], normalize(images), 0)
+    return zero_beyond(normalize(images), sizes)
 
 
 def denormalize(images: jax.Array) -> jax.Array:

@@ -5,15 +5,11 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data.buckets import EMPTY, Bucket, EvalPlan
-from litv2_jax.data.pipeline import load_in_order
+from litv2_jax.data.buckets import Bucket
+from litv2_jax.data.eval_rows import EvalPlan, EvalRows
 from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
-from litv2_jax.data.unreadable import (
-    UnreadableImageError,
-    UnreadableRecords,
-    read_readable,
-)
+from litv2_jax.data.unreadable import UnreadableImageError, UnreadableRecords
 
 
 def eval_batches(
@@ -44,85 +40,36 @@ def eval_batches(
     """
     if unreadable is None:
         unreadable = UnreadableRecords(0)
-    rows = _Rows(source, plan, transform)
-    batches = load_in_order(
-        grain.MapDataset.range(len(plan.records)).map(_ReadRow(rows)),
-        batch_size=plan.batch_size,
+    return _Rows(source, plan, transform).load(
         num_workers=num_workers,
         process_index=process_index,
         process_count=process_count,
+        unreadable=unreadable,
     )
-    return unreadable.watch(batches, rows, _keep)
 
 
-class _Rows:
-    """The rows of a plan, each followed by the empty one that may stand in for it.
+class _Rows(EvalRows):
+    """Images and labels, each on the canvas of its bucket."""
 
-    So an unreadable record is replaced by what has the shape of its batch, which the
-    next record may not have.
-    """
-
-    def __init__(
-        self,
-        source: grain.sources.RandomAccessDataSource,
-        plan: EvalPlan,
-        transform: SegmentationEvalTransform,
-    ):
-        self._source = source
-        self._plan = plan
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return 2 * len(self._plan.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row, is_stand_in = divmod(index, 2)
-        bucket = self._plan.buckets[row // self._plan.batch_size]
-        record = int(self._plan.records[row])
-        if is_stand_in or record == EMPTY:
+    def _fill(
+        self, bucket: Bucket, record: int, arrays: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        del record
+        if arrays:
+            image, label = arrays["image"], arrays["label"]
+        else:
             image = np.zeros((*bucket.image, 3), np.uint8)
             label = np.full(bucket.label, geometry.IGNORED, np.uint8)
-            return _fill(bucket, image, label, is_valid=False)
-        arrays = self._transform.map(self._source[record])
-        image, label = arrays["image"], arrays["label"]
         if not (_fits(image, bucket.image) and _fits(label, bucket.label)):
             raise UnreadableImageError("it has changed since the batches were planned")
-        return _fill(bucket, image, label, is_valid=True)
-
-    def where(self, index: int) -> str:
-        """Returns what to call the record of a row in front of a person."""
-        record = int(self._plan.records[index // 2])
-        where = getattr(self._source, "where", None)
-        return where(record) if where else f"record {record}"
-
-
-class _ReadRow(grain.transforms.Map):
-    """From the index of a row to its arrays."""
-
-    def __init__(self, rows: _Rows):
-        self._rows = rows
-
-    def map(self, element: int) -> dict[str, Any]:
-        arrays, _ = read_readable(self._rows, 2 * element, _keep)
-        return arrays
-
-
-def _keep(arrays: dict[str, Any]) -> dict[str, Any]:
-    return arrays
+        return {
+            "image": geometry.pad(image, bucket.image, 0),
+            "size": np.array(image.shape[:2], np.int32),
+            "label": geometry.pad(label, bucket.label, geometry.IGNORED),
+            "label_size": np.array(label.shape, np.int32),
+            "valid": np.bool_(arrays is not None),
+        }
 
 
 def _fits(array: np.ndarray, canvas: tuple[int, int]) -> bool:
     return array.shape[0] <= canvas[0] and array.shape[1] <= canvas[1]
-
-
-def _fill(
-    bucket: Bucket, image: np.ndarray, label: np.ndarray, *, is_valid: bool
-) -> dict[str, Any]:
-    """Puts an image and a label on the canvases of their bucket."""
-    return {
-        "image": geometry.pad(image, bucket.image, 0),
-        "size": np.array(image.shape[:2], np.int32),
-        "label": geometry.pad(label, bucket.label, geometry.IGNORED),
-        "label_size": np.array(label.shape, np.int32),
-        "valid": np.bool_(is_valid),
-    }

@@ -6,23 +6,18 @@ image, so that their numbers do not depend on it.
 """
 
 import dataclasses
-import os
 from collections import defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import grain
-import numpy as np
-from tqdm import tqdm
 
+from litv2_jax.data.eval_rows import EvalPlan
 from litv2_jax.data.few_canvases import merge_canvases
+from litv2_jax.data.scan import scan_records
 from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform, read_size
-from litv2_jax.data.unreadable import UnreadableImageError
 
 # Labels keep the size of the original image: coarse rounding limits their shapes.
 _LABEL_MULTIPLE = 256
 
-EMPTY = -1  # In place of the number of a record.
 _SMALLEST = 32  # Pixels of a canvas where no size is known at all.
 
 
@@ -32,26 +27,6 @@ class Bucket:
 
     image: tuple[int, int]
     label: tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvalPlan:
-    """Which records make up which batch.
-
-    Attributes:
-        batch_size: Rows of a batch, of all processes together.
-        buckets: What canvases a batch has, for each batch.
-        records: int64 [number of batches * batch_size], the record in each row; -1 is
-            an empty row.
-    """
-
-    batch_size: int
-    buckets: tuple[Bucket, ...]
-    records: np.ndarray
-
-    def __len__(self) -> int:
-        """Returns the number of batches."""
-        return len(self.buckets)
 
 
 def plan_eval_batches(
@@ -75,7 +50,12 @@ def plan_eval_batches(
     """
     records_of: dict[Bucket, list[int]] = defaultdict(list)
     unreadable = []
-    for record, size in enumerate(_read_sizes(source)):
+    sizes = scan_records(
+        lambda record: read_size(source[record]["annotation"]),
+        len(source),
+        "read sizes",
+    )
+    for record, size in enumerate(sizes):
         if size is None:
             unreadable.append(record)
         else:
@@ -92,13 +72,8 @@ def plan_eval_batches(
             Bucket((height, width), (rows, columns)): records
             for (height, width, rows, columns), records in merge_canvases(flat).items()
         }
-    buckets, rows = [], []
-    for bucket in sorted(records_of, key=_area, reverse=True):
-        records = records_of[bucket]
-        num_batches = -(-len(records) // batch_size)
-        buckets += [bucket] * num_batches
-        rows += records + [EMPTY] * (num_batches * batch_size - len(records))
-    return EvalPlan(batch_size, tuple(buckets), np.array(rows, np.int64))
+    ordered = sorted(records_of, key=_area, reverse=True)
+    return EvalPlan.fill(((b, records_of[b]) for b in ordered), batch_size)
 
 
 def find_bucket(
@@ -115,29 +90,6 @@ def find_bucket(
     if label_size[0] <= image[0] and label_size[1] <= image[1]:
         return Bucket(image, image)
     return Bucket(image, _round_up(label_size, max(multiple, _LABEL_MULTIPLE)))
-
-
-def _read_sizes(
-    source: grain.sources.RandomAccessDataSource,
-) -> Iterator[tuple[int, int] | None]:
-    """Yields the size of each annotation, or None where it cannot be read."""
-
-    def read(record: int) -> tuple[int, int] | None:
-        try:
-            return read_size(source[record]["annotation"])
-        except UnreadableImageError:
-            return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        # Shows progress only if this is slow.
-        yield from tqdm(
-            executor.map(read, range(len(source))),
-            "read sizes",
-            len(source),
-            unit=" images",
-            delay=2,
-            leave=False,
-        )
 
 
 def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:

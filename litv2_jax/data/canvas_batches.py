@@ -5,7 +5,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data.canvases import EMPTY, EvalPlan, TrainPlan
+from litv2_jax.data.canvases import Canvas, TrainPlan
+from litv2_jax.data.eval_rows import EMPTY, EvalPlan, EvalRows
 from litv2_jax.data.pipeline import load_in_order
 from litv2_jax.data.sources.detection import DetectionSource
 from litv2_jax.data.transforms import geometry
@@ -81,20 +82,17 @@ def eval_batches(
         source: As the plan was made for.
         plan: From `plan_evaluation`.
         transform: From a record to its image.
-        num_workers: As in `train_batches`, like all that follows.
+        num_workers: As in `train_batches`.
         process_index: As in `train_batches`.
         process_count: As in `train_batches`.
         unreadable: As in `train_batches`.
     """
-    rows = _EvalRows(source, plan, transform)
-    batches = load_in_order(
-        grain.MapDataset.range(len(plan.records)).map(_ReadEvalRow(rows)),
-        batch_size=plan.batch_size,
+    return _EvalRows(source, plan, transform).load(
         num_workers=num_workers,
         process_index=process_index,
         process_count=process_count,
+        unreadable=unreadable,
     )
-    return unreadable.watch(batches, rows, dict)
 
 
 class _PlannedRows(grain.MapDataset):
@@ -139,7 +137,7 @@ class _CanvasRecords:
         return {**arrays, "canvas": self._canvases[canvas]}
 
     def where(self, index: int) -> str:
-        """Returns what to call a record in front of a person."""
+        """Returns a human-readable name of a record."""
         return self._source.where(int(self._records[index]))
 
 
@@ -162,54 +160,23 @@ class _ReadTrainRow(grain.transforms.RandomMap):
         return arrays
 
 
-class _EvalRows:
-    """The rows of a plan, each followed by the empty one that may stand in for it."""
+class _EvalRows(EvalRows):
+    """Images on their canvases, each with its sizes and its number."""
 
-    def __init__(
-        self,
-        source: DetectionSource,
-        plan: EvalPlan,
-        transform: DetectionEvalTransform,
-    ):
-        self._source = source
-        self._plan = plan
-        self._transform = transform
-
-    def __len__(self) -> int:
-        return 2 * len(self._plan.records)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row, is_stand_in = divmod(index, 2)
-        canvas = self._plan.canvases[row // self._plan.batch_size]
-        record = int(self._plan.records[row])
-        is_valid = not is_stand_in and record != EMPTY
-        if is_valid:
-            arrays = self._transform.map(self._source[record])
+    def _fill(
+        self, bucket: Canvas, record: int, arrays: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        if arrays:
             image, original_size = arrays["image"], arrays["original_size"]
-            if (np.array(image.shape[:2]) > canvas).any():
-                raise UnreadableImageError("it has another size than the index says")
         else:
-            image = np.zeros((*canvas, 3), np.uint8)
-            original_size = np.array(canvas, np.int32)
+            image = np.zeros((*bucket, 3), np.uint8)
+            original_size = np.array(bucket, np.int32)
+        if (np.array(image.shape[:2]) > bucket).any():
+            raise UnreadableImageError("it has another size than the index says")
         return {
-            "image": geometry.pad(image, canvas, 0),
+            "image": geometry.pad(image, bucket, 0),
             "size": np.array(image.shape[:2], np.int32),
             "original_size": original_size,
             "record": np.int32(record),
-            "valid": np.bool_(is_valid),
+            "valid": np.bool_(arrays is not None),
         }
-
-    def where(self, index: int) -> str:
-        """Returns what to call the record of a row in front of a person."""
-        return self._source.where(int(self._plan.records[index // 2]))
-
-
-class _ReadEvalRow(grain.transforms.Map):
-    """From the index of a row to its arrays."""
-
-    def __init__(self, rows: _EvalRows):
-        self._rows = rows
-
-    def map(self, element: int) -> dict[str, Any]:
-        arrays, _ = read_readable(self._rows, 2 * element, dict)
-        return arrays

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from litv2_jax.data.detection_records import DetectionIndex
+from litv2_jax.data.eval_rows import EvalPlan
 from litv2_jax.data.few_canvases import merge_canvases
 from litv2_jax.data.transforms.geometry import keep_ratio_size
 from litv2_jax.settings import ConfigError
 
 Canvas = tuple[int, int]
-
-EMPTY = -1  # In place of the number of a record.
 
 # mmdetection trains on no image with a shorter side.
 _LEAST_SIDE = 32
@@ -70,25 +69,6 @@ def _order(plan: TrainPlan, epoch: int) -> np.ndarray:
         rows = np.stack([np.full(len(places), canvas), places], 1)
         batches.append(rows.reshape(count, plan.batch_size, 2))
     return rng.permutation(np.concatenate(batches)).reshape(-1, 2)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EvalPlan:
-    """Which images make up which batch.
-
-    Attributes:
-        batch_size: Rows of a batch, of all processes together.
-        canvases: Of each batch.
-        records: int64 [batches * batch_size], the record in each row or EMPTY.
-    """
-
-    batch_size: int
-    canvases: tuple[Canvas, ...]
-    records: np.ndarray
-
-    def __len__(self) -> int:
-        """Returns the number of batches."""
-        return len(self.canvases)
 
 
 def plan_training(
@@ -161,14 +141,8 @@ def plan_evaluation(
         canvas = -(-rows // multiple) * multiple, -(-columns // multiple) * multiple
         members[canvas].append(record)
     merged = merge_canvases(members)
-    canvases: list[Canvas] = []
-    rows_: list[int] = []
-    for canvas in sorted(merged, key=lambda c: (c[0] * c[1], c), reverse=True):
-        records = merged[canvas]
-        count = -(-len(records) // batch_size)
-        canvases += [(canvas[0], canvas[1])] * count
-        rows_ += records + [EMPTY] * (count * batch_size - len(records))
-    return EvalPlan(batch_size, tuple(canvases), np.array(rows_, np.int64))
+    ordered = sorted(merged, key=lambda c: (c[0] * c[1], c), reverse=True)
+    return EvalPlan.fill(((canvas, merged[canvas]) for canvas in ordered), batch_size)
 
 
 def _fits(size: tuple[int, int], canvas: Canvas) -> bool:

@@ -31,7 +31,8 @@ from flax import nnx
 
 from litv2_jax.augment.normalize import normalize_inside
 from litv2_jax.data.canvas_batches import eval_batches, train_batches
-from litv2_jax.data.canvases import EvalPlan, TrainPlan, plan_evaluation, plan_training
+from litv2_jax.data.canvases import TrainPlan, plan_evaluation, plan_training
+from litv2_jax.data.eval_rows import EvalPlan
 from litv2_jax.data.sources.detection import DetectionSource, open_detection_source
 from litv2_jax.data.transforms.detection import (
     DetectionEvalTransform,
@@ -180,7 +181,7 @@ class Detection(ImageTask):
     @property
     def num_eval_programs(self) -> int:
         """Different shapes of these batches."""
-        return len(set(self._eval_plan.canvases))
+        return len(set(self._eval_plan.buckets))
 
     @property
     def _largest(self) -> tuple[int, int]:

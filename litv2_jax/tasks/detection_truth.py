@@ -1,14 +1,10 @@
 """The objects of an evaluation split in COCO's format, as the metric needs them."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm import tqdm
-
 from litv2_jax.data.detection_records import unpack_crop
+from litv2_jax.data.scan import scan_records
 from litv2_jax.data.sources.detection import DetectionSource
-from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.metrics.rle import encode_mask
 
 
@@ -28,23 +24,12 @@ def collect_truth(source: DetectionSource, *, has_masks: bool) -> dict[str, Any]
         )
     ]
 
-    def read(number: int) -> list[dict[str, Any]]:
-        try:
-            return _describe(source, number, has_masks)
-        except UnreadableImageError:
-            return []
-
-    with ThreadPoolExecutor(os.cpu_count()) as executor:
-        # Shows progress only if this is slow.
-        objects = tqdm(
-            executor.map(read, range(len(source))),
-            "read objects",
-            len(source),
-            unit=" images",
-            delay=2,
-            leave=False,
-        )
-        annotations = [entry for found in objects for entry in found]
+    objects = scan_records(
+        lambda number: _describe(source, number, has_masks),
+        len(source),
+        "read objects",
+    )
+    annotations = [entry for found in objects for entry in found or []]
     return {
         "images": images,
         # 0 means no annotation to pycocotools.

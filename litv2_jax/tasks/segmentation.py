@@ -32,7 +32,8 @@ from flax import nnx
 from litv2_jax.augment.normalize import denormalize, normalize_inside
 from litv2_jax.data import pipeline
 from litv2_jax.data.bucket_batches import eval_batches
-from litv2_jax.data.buckets import EvalPlan, plan_eval_batches
+from litv2_jax.data.buckets import plan_eval_batches
+from litv2_jax.data.eval_rows import EvalPlan
 from litv2_jax.data.sources import open_annotated_source
 from litv2_jax.data.transforms.geometry import both_sides
 from litv2_jax.data.transforms.segmentation import (

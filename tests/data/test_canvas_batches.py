@@ -167,7 +167,7 @@ def test_every_image_is_evaluated_once_at_its_size_rounded_up():
     found = np.concatenate([batch["record"][batch["valid"]] for batch in batches])
     assert sorted(found) == list(range(len(RECORDS)))
     areas = []
-    for batch, canvas in zip(batches, made.canvases, strict=True):
+    for batch, canvas in zip(batches, made.buckets, strict=True):
         assert batch["image"].shape == (4, *canvas, 3)
         areas.append(canvas[0] * canvas[1])
         for i in np.flatnonzero(batch["valid"]):
