@@ -10,18 +10,9 @@ from litv2_jax import predict
 from litv2_jax.checkpoints import save_weights
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
+from tests.models.test_mask_rcnn import SMALL
 
-SIZES = {
-    "name": "mask_rcnn_litv2_s",
-    "num_classes": 3,
-    "embed_dim": 8,
-    "depths": (1, 1, 1, 1),
-    "num_heads": (1, 1, 2, 2),
-    "fpn_dim": 8,
-    "head_dim": 8,
-    "num_convs": 1,
-    "hidden_dim": 16,
-}
+SIZES = {"name": "mask_rcnn_litv2_s", **SMALL, "num_classes": 3}
 NAMES = ["cat", "dog", "owl"]
 
 

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from litv2_jax.data.decode import EXIF
 from litv2_jax.settings import (
-    ConfigError,
     Count,
     NumWorkers,
     OneOf,
@@ -16,6 +15,7 @@ from litv2_jax.settings import (
     Sides,
     Text,
 )
+from litv2_jax.tasks.checks import check_group_size
 from litv2_jax.tasks.model_settings import ModelSettings
 
 # Of an image, or of its width to its height.
@@ -108,10 +108,7 @@ def check(settings: Settings) -> None:
 
 def check_mix_group_size(settings: AugmentSettings, batch_size: int) -> None:
     """Raises ConfigError unless groups of images to mix divide a batch."""
-    group = min(settings.mix_group_size, batch_size)
-    if group and batch_size % group:
-        raise ConfigError(
-            f"config.augment.mix_group_size is {group}, which does not divide "
-            f"config.batch_size, {batch_size}: use a divisor of it, or 0 to mix the "
-            "whole batch."
-        )
+    size = settings.mix_group_size
+    check_group_size(
+        "augment.mix_group_size", size, batch_size, "to mix the whole batch"
+    )

@@ -15,6 +15,7 @@ from litv2_jax.settings import (
     Side,
     Text,
 )
+from litv2_jax.tasks.checks import check_group_size, check_scale
 from litv2_jax.tasks.model_settings import ModelSettings
 
 # What to do with images that have no annotations.
@@ -89,11 +90,7 @@ def check(settings: Settings) -> None:
     """Raises ConfigError if there can be no such model, or values contradict."""
     settings.model.check("detection")
     data = settings.data
-    if data.scale[0] < data.scale[1]:
-        raise ConfigError(
-            f"config.data.scale is {data.scale}; give the longest side, then the "
-            "shortest."
-        )
+    check_scale(data.scale)
     if not data.canvases:
         raise ConfigError(
             "config.data.canvases is empty; give a height and a width, such as "
@@ -111,10 +108,7 @@ def check(settings: Settings) -> None:
 
 def check_groups(settings: DetectorSettings, batch_size: int) -> None:
     """Raises ConfigError unless groups of losses divide a batch."""
-    group = min(settings.loss_group_size, batch_size)
-    if group and batch_size % group:
-        raise ConfigError(
-            f"config.detector.loss_group_size is {group}, which does not divide "
-            f"config.batch_size, {batch_size}: use a divisor of it, or 0 for the whole "
-            "batch."
-        )
+    size = settings.loss_group_size
+    check_group_size(
+        "detector.loss_group_size", size, batch_size, "for the whole batch"
+    )

@@ -4,7 +4,6 @@ import dataclasses
 from typing import Annotated
 
 from litv2_jax.settings import (
-    ConfigError,
     Count,
     NumWorkers,
     OneOf,
@@ -15,6 +14,7 @@ from litv2_jax.settings import (
     Sides,
     Text,
 )
+from litv2_jax.tasks.checks import check_scale
 from litv2_jax.tasks.model_settings import ModelSettings
 
 # What to make of the label 0.
@@ -76,9 +76,4 @@ class Settings:
 def check(settings: Settings) -> None:
     """Raises ConfigError if there can be no such model, or values contradict."""
     settings.model.check("segmentation")
-    long_side, short_side = settings.data.scale
-    if short_side > long_side:
-        raise ConfigError(
-            f"config.data.scale is {settings.data.scale}; give the longest side, then "
-            "the shortest."
-        )
+    check_scale(settings.data.scale)

@@ -16,7 +16,7 @@ from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.data.detected import Objects, make_record
-from tests.tasks.test_segmentation import two_devices
+from tests.tasks.test_segmentation import create, two_devices
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
 pytestmark = pytest.mark.xdist_group("detection")
@@ -48,12 +48,6 @@ def recipe(data_dir, *, model="retinanet_litv2_s", **changes) -> dict:
     config.optimizer.warmup_epochs = 1.0
     config.update_from_flattened_dict(changes)
     return config.to_dict()
-
-
-def create(config: dict):
-    run, rest = RunSettings.split(config)
-    task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
-    return run, task
 
 
 @pytest.fixture(scope="module")
