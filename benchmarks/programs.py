@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from configs import imagenet
@@ -16,8 +17,6 @@ from litv2_jax import (
     list_models,
 )
 from litv2_jax.ops.resize import resize_bilinear
-from litv2_jax.tasks import create_task
-from litv2_jax.tasks.classification import Classification
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
@@ -71,38 +70,57 @@ class Case:
         }
 
 
-class Prepared(Classification):
-    """The task of a recipe, from images that have been augmented on."""
+class Prepared:
+    """What a `Run` needs of the ImageNet task, without its data.
+
+    Images are augmented. It stands beside `tasks.Classification` because that one
+    needs Grain and TFDS, which the machine of a GPU may lack.
+    """
+
+    num_train_examples = 1_281_167
+
+    def __init__(self, model: Any, batch_size: int):
+        """Takes the section `model` of the recipe, a ConfigDict."""
+        self._model = model
+        self.steps_per_epoch = self.num_train_examples // batch_size
+
+    def build(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Returns the model."""
+        return create_model(
+            self._model.name,
+            rngs=rngs,
+            num_classes=NUM_CLASSES,
+            drop_path_rate=self._model.drop_path_rate,
+            dtype=jnp.dtype(self._model.dtype),
+            **self._model.sizes,
+        )
+
+    def train_view(self) -> dict[str, Any]:
+        """Returns the attributes that `nnx.view` sets in the model for training."""
+        return {"deterministic": False, "use_running_average": False}
 
     def augment(self, batch: Batch, key: jax.Array) -> Batch:
         """Returns the batch as it is."""
         del key
         return batch
 
-
-def plan_run(config: Any, devices: Devices | None = None) -> Run:
-    """Returns what the training loop makes of a recipe, whose data are not opened."""
-    settings, rest = RunSettings.split(config.to_dict())
-    task = create_task(
-        settings.task,
-        rest,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        with_data=False,
-    )
-    return Run(task, settings, devices)
+    def loss(
+        self, model: Any, batch: Batch, rngs: nnx.Rngs
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the cross-entropy with the targets."""
+        logits = model(batch["image"], rngs=rngs)
+        return optax.softmax_cross_entropy(logits, batch["target"]).mean(), {}
 
 
-def create_run(case: Case) -> Run:
+def create_run(case: Case, devices: Devices | None = None) -> Run:
     """Returns what the training loop makes of a case, whose batches are augmented."""
     config: Any = imagenet.get_config(case.recipe)
     config.batch_size = case.batch_size
     config.model.dtype = case.dtype
     config.model.sizes = case.sizes
-    config.augment.mix_group_size = 0
-    settings, rest = RunSettings.split(config.to_dict())
-    task = Prepared.parse(rest, batch_size=case.batch_size, seed=0, with_data=False)
-    return Run(task, settings)
+    settings, _ = RunSettings.split(config.to_dict())
+    task: Any = Prepared(config.model, case.batch_size)
+    return Run(task, settings, devices)
 
 
 def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:

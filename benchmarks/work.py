@@ -46,8 +46,6 @@ class PreparedWork:
         self._compiled = function.lower(*shapes).compile()
         self.compile_seconds = time.perf_counter() - start
         self.program = self._compiled.as_text()
-        device = jax.devices()[0]
-        before = _read_bytes(device, "bytes_in_use")
         with PeakMemory() as memory:
             self._arguments = create(case)[1]
             self._is_step = case.work == "train"
@@ -56,10 +54,9 @@ class PreparedWork:
             release_unused()
             memory.reset_peak()
             self._call_often(WARM_UP)
-        on_device = _read_bytes(device, "peak_bytes_in_use")
-        self.peak_megabytes = _to_megabytes(
-            memory.bytes if on_device is None else on_device - (before or 0)
-        )
+        on_cpu = jax.default_backend() == "cpu"
+        size = memory.bytes if on_cpu else _read_planned_bytes(self._compiled)
+        self.peak_megabytes = None if size is None else size / 1e6
 
     def time(self, calls: int) -> dict[str, float]:
         """Returns what one of so many calls takes: time that passes, and of all cores.
@@ -110,10 +107,11 @@ def describe_model(name: str) -> list[Row]:
     ]
 
 
-def _read_bytes(device: Any, name: str) -> int | None:
-    """Returns a statistic of the device's allocator, if it has any."""
-    return (device.memory_stats() or {}).get(name)
+def _read_planned_bytes(compiled: Any) -> int:
+    """Returns what XLA has planned for a program, its arguments and results.
 
-
-def _to_megabytes(size: int | None) -> float | None:
-    return None if size is None else size / 1e6
+    The peak that a GPU's allocator reports is that of all programs so far.
+    """
+    plan = compiled.memory_analysis()
+    total = plan.argument_size_in_bytes + plan.output_size_in_bytes
+    return total - plan.alias_size_in_bytes + plan.temp_size_in_bytes

@@ -1,9 +1,12 @@
-"""Every test runs on eight virtual CPU devices; arrays never broadcast by accident."""
+"""Every test runs on eight virtual CPU devices; arrays never broadcast by accident.
+
+With JAX_PLATFORMS=cuda, tests marked `gpu` run on a GPU.
+"""
 
 import os
 
 # Also for the programs that tests start.
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import pytest
@@ -14,6 +17,16 @@ from litv2_jax.ops.implementations import OPERATIONS, use_implementation
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def pytest_collection_modifyitems(items):
+    """Skips what cannot run on a GPU, or on the few there are."""
+    if jax.default_backend() == "cpu":
+        return
+    reason = "is not marked gpu; on a CPU it runs"
+    for item in items:
+        if "gpu" not in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session", autouse=True)

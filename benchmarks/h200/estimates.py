@@ -51,13 +51,21 @@ class StepEstimate:
         return self.computing + self.waiting
 
 
-def estimate_seconds(kernels: Sequence[hlo.Kernel]) -> float:
-    """Returns the time of kernels one after the other."""
+def estimate_seconds(
+    kernels: Sequence[hlo.Kernel], bandwidth: float = BYTES, flops: float = FLOPS
+) -> float:
+    """Returns the time of kernels one after the other.
+
+    Args:
+        kernels: Of a program.
+        bandwidth: Bytes a second of the memory.
+        flops: Of products a second.
+    """
     return sum(
         kernel.count
         * max(
-            (kernel.bytes_read + kernel.bytes_written) / BYTES,
-            kernel.flops / FLOPS,
+            (kernel.bytes_read + kernel.bytes_written) / bandwidth,
+            kernel.flops / flops,
             LAUNCH,
         )
         for kernel in kernels

@@ -13,6 +13,8 @@ from einops import rearrange
 from flax import nnx
 
 from litv2_jax import create_model, fuse_for_inference
+from litv2_jax.augment.erasing import erase
+from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.models.layer_norm import EPSILON
 from litv2_jax.ops.attention import attend, attend_in_windows
 from litv2_jax.ops.deform_conv import deform_conv, sample_taps
@@ -20,9 +22,13 @@ from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 from litv2_jax.ops.implementations import OPERATIONS
 from litv2_jax.ops.layer_norm import layer_norm
 from litv2_jax.ops.linear import multiply
+from litv2_jax.ops.nms import suppress
+from litv2_jax.ops.roi_align import roi_align
 
 FORWARD, WITH_BACKWARD = "forward", "with backward"
 HEAD_DIM = 32
+# Of the levels that RoIAlign reads.
+STRIDES = (4, 8, 16, 32)
 # On a CPU XLA's grouped convolution of larger maps takes seconds.
 LARGEST_GROUPED_ON_CPU = 14
 
@@ -31,11 +37,11 @@ class Implementation(NamedTuple):
     """One way to compute a part.
 
     Attributes:
-        function: Of the arguments of the case.
+        function: Of the arguments of the case; of arrays or a tree of them.
         choices: Implementations by operation, for `use_implementation`.
     """
 
-    function: Callable[..., jax.Array]
+    function: Callable[..., Any]
     choices: Mapping[str, str] = {}
 
 
@@ -177,6 +183,69 @@ def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> C
     return Case(name, found, arguments, (FORWARD,))
 
 
+def create_rand_augment(arrays: Arrays, side: int) -> Case:
+    """RandAugment as ImageNet's recipe has it."""
+    augment = functools.partial(
+        rand_augment, magnitude=9.0, magnitude_std=0.5, num_layers=2
+    )
+    return _create_augmentation(arrays, side, augment)
+
+
+def create_erasing(arrays: Arrays, side: int) -> Case:
+    """Random erasing, of a quarter of the images."""
+    return _create_augmentation(
+        arrays,
+        side,
+        lambda x, key: erase(x.astype(arrays.dtype), key, probability=0.25),
+    )
+
+
+def create_nms(arrays: Arrays, num_boxes: int) -> Case:
+    """The hundred best of so many boxes of 80 classes."""
+    rng = np.random.default_rng(0)
+    count = arrays.batch_size, num_boxes
+    corners = rng.uniform(0, 600, (*count, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 200, (*count, 2))], -1)
+    scores = rng.uniform(size=count)
+    arguments = (
+        jnp.asarray(boxes, jnp.float32),
+        jnp.asarray(scores, jnp.float32),
+        jnp.asarray(rng.integers(0, 80, count)),
+        jnp.ones(count, bool),
+    )
+    function = jax.vmap(functools.partial(suppress, threshold=0.5, size=100))
+    found = {"in use": Implementation(function)}
+    return Case(f"{num_boxes} boxes", found, arguments, (FORWARD,))
+
+
+def create_roi_align(
+    arrays: Arrays, height: int, width: int, channels: int, num_boxes: int
+) -> Case:
+    """Crops of 7 x 7 from four levels, whose finest has this size."""
+    rng = np.random.default_rng(0)
+    levels = range(len(STRIDES))
+    maps = [arrays.maps(height >> i, width >> i, channels) for i in levels]
+    limit = STRIDES[0] * np.array([width, height])
+    corners = rng.uniform(0, 0.8, (arrays.batch_size, num_boxes, 2))
+    ends = corners + rng.uniform(0.02, 0.2, corners.shape)
+    boxes = jnp.asarray(np.concatenate([corners * limit, ends * limit], -1), np.float32)
+    align = functools.partial(roi_align, bins=7, strides=STRIDES)
+    found = {
+        "in use": Implementation(jax.vmap(lambda boxes, *maps: align(maps, boxes)))
+    }
+    return Case(f"{num_boxes} boxes", found, (boxes, *maps))
+
+
+def _create_augmentation(
+    arrays: Arrays, side: int, augment: Callable[..., jax.Array]
+) -> Case:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (arrays.batch_size, side, side, 3), np.uint8)
+    arguments = (jnp.asarray(images), jax.random.key(0))
+    found = {"in use": Implementation(augment)}
+    return Case(f"{side} x {side}", found, arguments, (FORWARD,))
+
+
 def _list_choices(
     name: str, function: Callable[..., jax.Array]
 ) -> dict[str, Implementation]:
@@ -200,6 +269,10 @@ PARTS: dict[str, Callable[..., Case]] = {
     "product": create_product,
     "LayerNorm": create_layer_norm,
     "fused inference": create_fused,
+    "RandAugment": create_rand_augment,
+    "erasing": create_erasing,
+    "NMS": create_nms,
+    "RoIAlign": create_roi_align,
 }
 SIZES: dict[str, list[tuple[Any, ...]]] = {
     "depthwise": [(56, 384), (28, 768), (14, 1536), (7, 3072)],
@@ -213,4 +286,8 @@ SIZES: dict[str, list[tuple[Any, ...]]] = {
     "product": [(56, 96, 384), (56, 384, 96), (14, 384, 1536), (7, 3072, 768)],
     "LayerNorm": [(56, 96), (28, 192), (14, 384), (7, 768)],
     "fused inference": [(224, {})],
+    "RandAugment": [(224,)],
+    "erasing": [(224,)],
+    "NMS": [(1000,), (5000,)],
+    "RoIAlign": [(200, 336, 256, 512)],
 }

@@ -15,8 +15,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -88,25 +89,55 @@ def measure(
     Raises:
         RuntimeError: If implementations compute different things.
     """
+    cases = [
+        (part, PARTS[part](Arrays(batch_size, dtype), *size))
+        for part in parts
+        for size in sizes[part]
+    ]
     rows = []
-    for part in parts:
-        for size in tqdm(sizes[part], desc=part, leave=False):
-            case = PARTS[part](Arrays(batch_size, dtype), *size)
-            rows += measure_case(part, case, rounds, dtype)
+    # A GPU's programs are compiled side by side; on a CPU they would be in the way.
+    workers = 1 if jax.default_backend() == "cpu" else results.count_cores()
+    with ThreadPoolExecutor(workers) as pool:
+        prepared = pool.map(compile_case, [case for _, case in cases])
+        if workers > 1:
+            prepared = list(prepared)
+        for (part, case), programs in tqdm(
+            zip(cases, prepared, strict=True), total=len(cases), leave=False
+        ):
+            rows += measure_case(part, case, programs, rounds, dtype)
     return rows
 
 
-def measure_case(part: str, case: Case, rounds: int, dtype: str) -> list[Row]:
-    """Checks and times the implementations of one part at one size."""
+class Programs(NamedTuple):
+    """What is compiled for a case.
+
+    Attributes:
+        timed: Calls by implementation, by direction.
+        checked: Those of the last direction, with exact products.
+    """
+
+    timed: dict[str, dict[str, Callable[[], Any]]]
+    checked: dict[str, Callable[[], Any]]
+
+
+def compile_case(case: Case) -> Programs:
+    """Compiles all implementations of one part at one size."""
     last = case.directions[-1]
-    programs = {name: compile_all(case, name) for name in case.directions}
-    checked = programs[last]
+    timed = {name: compile_all(case, name) for name in case.directions}
+    checked = timed[last]
     if jax.default_backend() != "cpu":
         # A GPU's default for float32 has three digits, too few to tell a fault.
         with jax.default_matmul_precision("highest"):
             checked = compile_all(case, last)
+    return Programs(timed, checked)
+
+
+def measure_case(
+    part: str, case: Case, programs: Programs, rounds: int, dtype: str
+) -> list[Row]:
+    """Checks and times the implementations of one part at one size."""
     rows = []
-    for name, difference in compare(checked).items():
+    for name, difference in compare(programs.checked).items():
         if dtype == "float32" and difference > LARGEST_DIFFERENCE:
             used = next(iter(case.implementations))
             raise RuntimeError(
@@ -115,7 +146,7 @@ def measure_case(part: str, case: Case, rounds: int, dtype: str) -> list[Row]:
                 "would be rounding: one of them is wrong."
             )
         rows.append(Row(part, f"{case.name}: {name}", "difference", difference))
-    for direction, functions in programs.items():
+    for direction, functions in programs.timed.items():
         for name, quantities in time_all(functions, rounds).items():
             for quantity, value in quantities.items():
                 label = f"{direction}: {quantity}"

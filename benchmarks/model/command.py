@@ -137,10 +137,10 @@ def measure(
             # One process each, so that one's memory is not another's.
             peer = stack.enter_context(TorchPeer(*python))
             description.update({f"torch {k}": v for k, v in peer.describe().items()})
-            facts[f"torch {name}"] = _prepare_peer(peer, name, case)
+            facts[f"torch {name}"] = prepare_peer(peer, name, case)
             clocks[f"torch {name}"] = functools.partial(peer.time, name)
-        times = _take_turns(clocks, options.rounds)
-    rows = _summarize(case, part, times, facts)
+        times = take_turns(clocks, options.rounds)
+    rows = summarize(case, part, times, facts)
     if options.published:
         ours.time(PUBLISHED_WARM_UP)
         seconds = ours.time(PUBLISHED_PASSES)["seconds"]
@@ -156,7 +156,7 @@ def _list_peers(options: argparse.Namespace) -> Sequence[str]:
     return options.against_torch or CONFIGURATIONS
 
 
-def _prepare_peer(peer: TorchPeer, name: str, case: Case) -> dict[str, float | None]:
+def prepare_peer(peer: TorchPeer, name: str, case: Case) -> dict[str, float | None]:
     """Has PyTorch build and warm up the same work; returns what that took."""
     reply = peer.prepare(name, case.describe_to_torch(name))
     peak = reply["peak_bytes"]
@@ -166,7 +166,7 @@ def _prepare_peer(peer: TorchPeer, name: str, case: Case) -> dict[str, float | N
     }
 
 
-def _take_turns(
+def take_turns(
     clocks: dict[str, Clock], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
     """Returns the times of all rounds."""
@@ -183,7 +183,7 @@ def _take_turns(
     return times
 
 
-def _summarize(
+def summarize(
     case: Case,
     part: str,
     times: dict[str, list[dict[str, float]]],

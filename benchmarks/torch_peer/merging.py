@@ -7,6 +7,12 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]  # noqa: N812
 from torch import nn  # pyright: ignore[reportMissingImports]
 
+try:
+    # Has a kernel for GPUs, the one that mmcv's came from.
+    from torchvision.ops import deform_conv2d  # pyright: ignore[reportMissingImports]
+except ImportError:
+    deform_conv2d = None
+
 
 class TokenMerging(nn.Module):
     """Halves the map: deformable convolution, BatchNorm, GELU.
@@ -35,7 +41,10 @@ class DeformableConv(nn.Conv2d):
         self.conv_offset = nn.Conv2d(dim, 8, 2, 2)
 
     def forward(self, x):
-        rows, columns = _find_positions(self.conv_offset(x))
+        offset = self.conv_offset(x)
+        if x.is_cuda and deform_conv2d:
+            return deform_conv2d(x, offset, self.weight, self.bias, self.stride)
+        rows, columns = _find_positions(offset)
         batch, dim, height, width = x.shape
         indices, shares = _find_corners(rows, columns, height, width)
         first = torch.arange(batch, device=x.device) * (height * width)

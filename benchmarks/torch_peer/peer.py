@@ -14,13 +14,15 @@ MODULE = "benchmarks.torch_peer.worker"
 SECONDS_TO_END = 30
 # Ways to run the model: as it is, with the memory order that GPUs like, compiled, both.
 CONFIGURATIONS = ("eager", "channels_last", "compile", "compile_channels_last")
+# On a GPU also compiled and started as CUDA graphs.
+GPU_CONFIGURATIONS = (*CONFIGURATIONS, "compile_graphs")
 
 
 class TorchPeer:
     """Context manager that starts `worker.py` and asks it to measure.
 
     A job has `variant`, `image_size`, `batch_size`, `dtype` (float32 or bfloat16),
-    `work` (forward or train), `configuration` (one of `CONFIGURATIONS`) and `device`
+    `work` (forward or train), `configuration` (in `GPU_CONFIGURATIONS`) and `device`
     (cpu or cuda).
 
     Every method raises a RuntimeError that says what is wrong; after an error in one

@@ -16,7 +16,7 @@ import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks import memory
 from benchmarks.torch_peer.litv2 import VARIANTS, LITv2
-from benchmarks.torch_peer.peer import CONFIGURATIONS
+from benchmarks.torch_peer.peer import GPU_CONFIGURATIONS
 
 DTYPES = ("float32", "bfloat16")
 NUM_CLASSES = 1000
@@ -32,7 +32,8 @@ class Work:
     def __init__(self, job: dict[str, Any]):
         self.device = job["device"]
         self.is_rounded = _choose("dtype", job["dtype"], DTYPES) == "bfloat16"
-        configuration = _choose("configuration", job["configuration"], CONFIGURATIONS)
+        known = GPU_CONFIGURATIONS
+        configuration = _choose("configuration", job["configuration"], known)
         variant = VARIANTS[_choose("variant", job["variant"], tuple(VARIANTS))]
         work = _choose("work", job["work"], ("forward", "train"))
         self._step = self._train if work == "train" else self._infer
@@ -52,7 +53,8 @@ class Work:
                 model.parameters(), weight_decay=WEIGHT_DECAY, fused=True
             )
         if configuration.startswith("compile"):
-            self.model = torch.compile(model, dynamic=False)
+            mode = "reduce-overhead" if configuration.endswith("graphs") else None
+            self.model = torch.compile(model, dynamic=False, mode=mode)
 
     def __call__(self) -> None:
         """Does one step; a GPU may not be done with it before `wait` returns."""
@@ -82,9 +84,10 @@ class Work:
 
 def prepare(job: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
     """Builds a job and warms it up; its peak is that of all it holds when warm."""
-    _load_libraries(is_compiled=str(job["configuration"]).startswith("compile"))
-    start = time.perf_counter()
     on_gpu = job["device"] == "cuda"
+    if not on_gpu:
+        _load_libraries(is_compiled=str(job["configuration"]).startswith("compile"))
+    start = time.perf_counter()
     before = torch.cuda.memory_allocated() if on_gpu else 0
     with memory.PeakMemory() as peak:
         work = Work(job)
@@ -99,6 +102,7 @@ def prepare(job: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
             work()
         work.wait()
     peak_bytes = torch.cuda.max_memory_allocated() - before if on_gpu else peak.bytes
+    _release(work.device)
     return work, {
         "prepare_seconds": seconds,
         "peak_bytes": peak_bytes,
@@ -108,13 +112,22 @@ def prepare(job: dict[str, Any]) -> tuple[Work, dict[str, Any]]:
 
 def measure(work: Work, calls: int) -> dict[str, float]:
     """Returns what one of so many calls takes: time that passes, and of all cores."""
+    if work.device == "cuda":
+        work()  # Asks for the memory that was released.
     work.wait()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
         work()
     work.wait()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    _release(work.device)
     return {"seconds": wall / calls, "cpu_seconds": cpu / calls}
+
+
+def _release(device: str) -> None:
+    """Leaves the memory of a GPU to the other processes that take turns."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def profile(work: Work, calls: int) -> dict[str, float]:

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import grain
 import jax
 from flax import nnx
+
+if TYPE_CHECKING:
+    # Benchmarks of the step run on machines that have no Grain.
+    import grain
 
 Batch = Mapping[str, Any]
 
@@ -65,7 +68,7 @@ class Task(Protocol):
         """Returns the attributes that `nnx.view` sets in the model for training."""
         ...
 
-    def train_batches(self, start_step: int) -> grain.IterDataset:
+    def train_batches(self, start_step: int) -> "grain.IterDataset":
         """Returns this process's shard of endless batches, from the given one on.
 
         Beside the task's own arrays, a batch may have `num_unreadable` int32 [B], for
@@ -73,7 +76,7 @@ class Task(Protocol):
         """
         ...
 
-    def eval_batches(self) -> grain.IterDataset:
+    def eval_batches(self) -> "grain.IterDataset":
         """Returns this process's shard of finite batches, padded, with `valid`.
 
         They may have `num_unreadable`, like those of `train_batches`.

@@ -13,6 +13,7 @@ from tests.reference import Reference, fill, make_images, make_weights
 GOLDEN = Reference("backbone")
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "name",
     [

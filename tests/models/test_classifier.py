@@ -69,6 +69,7 @@ def tiny_model(case: dict):
     )
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize(
     ("name", "mode"),
@@ -122,6 +123,7 @@ def test_tiny_model_matches_pytorch(name, mode):
         np.testing.assert_allclose(np.linalg.norm(grads[key]), norms[key], rtol=1e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "name",
     [

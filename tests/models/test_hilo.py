@@ -25,6 +25,7 @@ def _is_amd() -> bool:
     return cpuinfo.exists() and "AuthenticAMD" in cpuinfo.read_text()
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("name", CASES)
 def test_matches_pytorch(request, name):

@@ -53,6 +53,7 @@ def stages_of(case):
     return run_stages(model_of("mask_rcnn", case), *make_images(REFERENCES[case]))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_pyramid_and_rpn_match_pytorch(case):
     for key, array in stages_of(case)[0].items():
@@ -74,6 +75,7 @@ def compare_proposals(boxes, scores, expected, expected_scores):
     assert near.any(0).all()
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_proposals_match_mmdetection(case):
     reference = REFERENCES[case]
@@ -103,6 +105,7 @@ def run_heads(model, images, sizes, boxes):
     return logits, deltas, model.predict_masks(levels, boxes, sizes)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_heads_match_pytorch(case):
     """Of given boxes of all images, which a file lists one after the other."""
@@ -136,6 +139,7 @@ def compare_areas(reference, key, detections, image, size):
     assert (difference > 0).mean() < 0.05
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "is_rescaled", [True, pytest.param(False, marks=pytest.mark.slow)]
 )

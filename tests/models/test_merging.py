@@ -45,6 +45,7 @@ def read_input(name: str, case: dict) -> np.ndarray:
     return make_input(f"dtm/{name}", shape).reshape(-1, case["H"], case["W"], shape[2])
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("name", CASES)
 def test_matches_pytorch(name, mode):
@@ -79,6 +80,7 @@ def test_matches_pytorch(name, mode):
         assert GOLDEN.difference(stored, grads[key]) <= tolerance, key
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_gradients_of_a_single_image(mode):
     """PyTorch 2.13 on CPU mixes up height-by-width and channels here at batch size 1.

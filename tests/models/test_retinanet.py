@@ -52,6 +52,7 @@ def run_stages(model, images):
     return {f"{key}.{i}": x for key, xs in names.items() for i, x in enumerate(xs)}
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_matches_pytorch(case):
     """Backbone, pyramid with its extra levels, logits and deltas."""
@@ -79,6 +80,7 @@ def compare_detections(reference, key, detections, image):
     assert difference("scores", detections.scores) < 1e-5
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "is_rescaled", [True, pytest.param(False, marks=pytest.mark.slow)]
 )
@@ -148,6 +150,7 @@ def test_losses_of_the_published_version_are_the_same():
         assert OLD.difference(f"retina/loss_{name}", newer) < 1e-6
 
 
+@pytest.mark.gpu
 def test_training_matches_pytorch():
     """Losses and gradients with BatchNorm of the batch, and nothing dropped."""
     case = "tiny_ws2"  # The only one with gradients.

@@ -85,6 +85,7 @@ def run_stages(model, images):
     return arrays
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
 def test_matches_pytorch(name, shape):
     """Backbone, neck, branches and logits, at odd sizes too."""
@@ -146,6 +147,7 @@ def test_loss_and_accuracy_match_pytorch():
     assert accuracy == pytest.approx(reference[f"{stem}/acc_eval_mode"][0], abs=0.01)
 
 
+@pytest.mark.gpu
 def test_training_matches_pytorch():
     """Loss, gradients and running statistics, with nothing dropped."""
     name, shape = CASES[0]

@@ -60,6 +60,7 @@ def attend_window_by_window(qkv, *, num_heads, window_size, scale):
     return jnp.concatenate(rows, axis=1)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(("window_size", "height", "width"), WINDOWS)
 def test_windows_attend_to_themselves(window_size, height, width):
     options = {"num_heads": 2, "window_size": window_size, "scale": 0.7}
@@ -84,6 +85,7 @@ def test_the_chosen_form_gets_all_options():
     assert_close(actual, expected, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", WINDOW_ATTENTION)
 def test_windows_in_bfloat16_are_close(form):
     options = {"num_heads": 2, "window_size": 2, "scale": 0.7}
@@ -105,6 +107,7 @@ def draw_attention(num_queries, num_keys, heads=2, dim=4):
     return draw(*q.shape, seed=3), q, k, v
 
 
+@pytest.mark.gpu
 # Neither number is a multiple of eight, to which rows are padded, then both are.
 @pytest.mark.parametrize("form", ATTENTION)
 @pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (1, 1), (8, 16)])
@@ -118,6 +121,7 @@ def test_attention_is_that_of_jax(sizes, form):
     assert_close(actual, expected, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.gpu
 # JAX's own way takes the arguments that cuDNN is given, so that a CPU can check them.
 @pytest.mark.parametrize("sizes", [(5, 3), (196, 49), (49, 49), (4, 2), (1, 2)])
 def test_what_is_added_to_be_even_counts_for_nothing(sizes):
@@ -130,6 +134,7 @@ def test_what_is_added_to_be_even_counts_for_nothing(sizes):
     assert_close(actual, expected, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", [*ATTENTION, "even"])
 def test_an_image_has_keys_of_its_own_number(form):
     even = functools.partial(attend_even_lengths, implementation="xla")
@@ -187,6 +192,7 @@ def test_cudnn_is_left_what_it_takes(monkeypatch, dtype, dim, has_cudnn, expecte
     assert y.shape == q.shape
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", ATTENTION)
 def test_attention_in_bfloat16_is_close(form):
     arguments = [x.astype(jnp.bfloat16) for x in draw_attention(21, 9)]
@@ -201,6 +207,7 @@ def test_attention_in_bfloat16_is_close(form):
     assert_close(actual, expected, rtol=0.02, atol=0.06)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("form", [*ATTENTION, *WINDOW_ATTENTION])
 def test_far_off_logits_stay_finite(form):
     if form in ATTENTION:
@@ -213,3 +220,23 @@ def test_far_off_logits_stay_finite(form):
     assert all(np.isfinite(x).all() for x in found)
     # Each query takes the one value whose logit is the largest.
     assert np.abs(found[0]).max() > 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(
+    not attention.has_cudnn_attention(), reason="needs an NVIDIA GPU from Ampere on"
+)
+@pytest.mark.parametrize("num_keys", [49, 50, 144])
+@pytest.mark.parametrize("num_queries", [49, 196])
+def test_cudnn_matches_float32(num_queries, num_keys):
+    arrays = [draw(4, n, 3, 32, seed=n) for n in (num_queries, num_keys, num_keys)]
+    implementations = OPERATIONS["attention"].implementations
+    plain = functools.partial(implementations["plain"], scale=0.2)
+    expected = differentiate(plain, jnp.cos(arrays[0]), *arrays)
+    cudnn = functools.partial(implementations["cudnn"], scale=0.2)
+    half = [x.astype(jnp.bfloat16) for x in (jnp.cos(arrays[0]), *arrays)]
+    actual = differentiate(cudnn, *half)
+    # bfloat16 has eight bits: of the largest value, which is 1 to 4.
+    assert_close(
+        [x.astype(jnp.float32) for x in actual], expected, rtol=0.02, atol=0.02
+    )

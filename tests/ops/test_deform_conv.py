@@ -16,6 +16,7 @@ def from_torch(array: np.ndarray) -> np.ndarray:
     return array.transpose(0, 2, 3, 1)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
 def test_matches_pytorch(case):
     x, offsets, cotangent = (
@@ -63,6 +64,7 @@ def sample_slowly(x, offsets):
     return taps
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("scale", [0.5, 2.0, 8.0])
 @pytest.mark.parametrize("size", [(2, 2), (5, 8), (9, 3)])
 def test_is_bilinear_interpolation(size, scale):
@@ -79,6 +81,7 @@ def test_is_bilinear_interpolation(size, scale):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+@pytest.mark.gpu
 def test_far_offsets_read_zero_and_get_no_gradient():
     x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((2, 2, 2, 3))
     offsets = jnp.full((1, 2, 2, 8), 1e30)
@@ -92,6 +95,7 @@ def test_far_offsets_read_zero_and_get_no_gradient():
     np.testing.assert_array_equal(grad, 0)
 
 
+@pytest.mark.gpu
 def test_bfloat16_gradients_are_summed_in_float32():
     # All 128 taps read the first pixel, each with a weight of 1 / 3.
     x = jnp.ones((1, 64, 2, 1), jnp.bfloat16)

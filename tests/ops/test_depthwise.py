@@ -24,6 +24,7 @@ def draw(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "implementation",
     [
@@ -48,6 +49,7 @@ def test_is_a_grouped_convolution_with_gelu(size, implementation):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.gpu
 def test_bfloat16_is_rounded_once():
     x = jnp.asarray(draw(2, 6, 5, 4), jnp.bfloat16)
     kernel, bias = draw(3, 3, 1, 4, seed=1), draw(4, seed=2)

@@ -45,6 +45,7 @@ def normalize_both_ways(x):
     return jax.jit(run)(x), jax.jit(lambda x: jax.vjp(run, x)[0])(x)
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("shape", [(2, 3, 5, 12), (4, 7), (3,)])
 @pytest.mark.parametrize("epsilon", [EPSILON, 0.3])
@@ -58,6 +59,7 @@ def test_output_and_gradients_are_those_of_flax(shape, epsilon):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=5e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 def test_a_mean_far_from_zero_costs_no_digits():
     x = draw(64, 96) + 10
@@ -66,6 +68,7 @@ def test_a_mean_far_from_zero_costs_no_digits():
     np.testing.assert_allclose(actual, normalize_exactly(x), rtol=0, atol=5e-6)
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize("mean", [0, 30])
 def test_what_comes_in_bfloat16_is_normalized_in_float32(mean):
@@ -74,6 +77,7 @@ def test_what_comes_in_bfloat16_is_normalized_in_float32(mean):
         np.testing.assert_allclose(y, normalize_exactly(x), rtol=0, atol=3e-4)
 
 
+@pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
 def test_equal_numbers_of_bfloat16_stay_finite():
     for y in normalize_both_ways(jnp.full((4, 96), 77.7, jnp.bfloat16)):

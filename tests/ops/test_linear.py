@@ -10,6 +10,7 @@ def draw(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 4, 7)])
 @pytest.mark.parametrize("features", [3, 11])
 def test_product_and_gradients_are_those_of_jax(shape, features):

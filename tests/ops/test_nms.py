@@ -27,6 +27,7 @@ def strip(indices):
     return indices[indices >= 0]
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize("tile", [64, 512])
 @pytest.mark.parametrize(
     ("name", "threshold"),

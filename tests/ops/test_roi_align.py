@@ -47,6 +47,7 @@ def align_slowly(feature, box, stride, bins, ratio=0):
     return result / max(np.prod(count), 1)
 
 
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "bins", "ratio"),
     [
@@ -159,6 +160,7 @@ def test_no_boxes_and_boxes_without_extent_give_nothing_and_zeros():
     np.testing.assert_array_equal(crop(maps, boxes, bins=7), 0)
 
 
+@pytest.mark.gpu
 def test_gradients_are_the_transposed_crop():
     maps, boxes = make_maps((96, 160)), make_boxes((96, 160), 12, 3)
 

@@ -213,7 +213,7 @@ def test_ratios_are_medians_of_what_rounds_had():
     def times(*pairs):
         return [{"seconds": wall, "cpu_seconds": cpu} for wall, cpu in pairs]
 
-    rows = model._summarize(
+    rows = model.summarize(
         create_case(6),
         "part",
         {

@@ -1,0 +1,1 @@
+"""All that is worth knowing of a machine with GPUs, in one go."""

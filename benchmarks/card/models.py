@@ -1,0 +1,160 @@
+"""Whole models on a GPU, here and in PyTorch, and where their time goes."""
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import gzip
+import os
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from benchmarks import hlo
+from benchmarks.card.ceilings import Ceilings
+from benchmarks.h200.estimates import estimate_seconds
+from benchmarks.h200.minimum import minimum_bytes
+from benchmarks.model.command import (
+    OURS,
+    Clock,
+    prepare_peer,
+    summarize,
+    take_turns,
+)
+from benchmarks.profile.command import profile_kernels
+from benchmarks.programs import Case
+from benchmarks.results import Row
+from benchmarks.torch_peer.peer import TorchPeer
+from benchmarks.work import PreparedWork
+from litv2_jax.models.backbone import VARIANTS
+
+# Of each process that compiles PyTorch's programs.
+CORES_PER_PEER = 2
+# Of a profile: the calls, and the kernels that are listed.
+CALLS, NUM_KERNELS = 5, 60
+
+
+class Contest:
+    """Cases of one model, by this code and by PyTorch."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        ceilings: Ceilings,
+        options: argparse.Namespace,
+        description: dict[str, Any],
+    ):
+        """Takes what is to be measured.
+
+        Args:
+            cases: Of one model.
+            ceilings: Of the device.
+            options: Of the command.
+            description: Of the run; PyTorch's version is added.
+        """
+        self.cases, self._ceilings, self._options = cases, ceilings, options
+        self._description = description
+        # By the number of the case, and the configuration.
+        self._ours: dict[int, PreparedWork] = {}
+        self._peers: dict[tuple[int, str], tuple[TorchPeer, dict[str, Any]]] = {}
+        self._ms: dict[int, float] = {}
+        self._stack = contextlib.ExitStack()
+
+    def prepare(self) -> list[Row]:
+        """Compiles everything, this code first: both look for what is fastest."""
+        numbers = range(len(self.cases))
+        with ThreadPoolExecutor(len(self.cases)) as pool:
+            rows = list(pool.map(self._prepare_ours, numbers))
+        jobs = [(i, name) for name in self._options.against_torch for i in numbers]
+        workers = max(1, (os.cpu_count() or 1) // CORES_PER_PEER)
+        with ThreadPoolExecutor(workers) as pool:
+            rows += pool.map(self._prepare_peer, jobs)
+        return [row for found in rows for row in found]
+
+    def measure(self, i: int) -> list[Row]:
+        """Times this code and PyTorch in turns."""
+        case, ours = self.cases[i], self._ours[i]
+        facts: dict[str, dict[str, float | None]] = {
+            OURS: {"compile s": ours.compile_seconds, "peak MB": ours.peak_megabytes}
+        }
+        clocks: dict[str, Clock] = {OURS: ours.time}
+        for (number, name), (peer, fact) in self._peers.items():
+            if number == i:
+                facts[f"torch {name}"] = fact
+                clocks[f"torch {name}"] = functools.partial(peer.time, name)
+        times = take_turns(clocks, self._options.rounds)
+        self._ms[i] = 1000 * statistics.median(x["seconds"] for x in times[OURS])
+        return summarize(case, name_part(case), times, facts)
+
+    def profile(self, i: int) -> list[Row]:
+        """Returns the kernels of a program that take longest, in a call."""
+        times = profile_kernels(self._ours[i], CALLS)
+        longest = sorted(times.items(), key=lambda item: -item[1])[:NUM_KERNELS]
+        part = f"{name_part(self.cases[i])}, {self.cases[i].variant}, kernels"
+        rows = [Row(part, name, "ms", milliseconds) for name, milliseconds in longest]
+        return [*rows, Row(part, "all", "ms", sum(times.values()))]
+
+    def compare_with_ceilings(self, i: int) -> list[Row]:
+        """Returns what the measured time is of the least possible."""
+        case, ours, ms = self.cases[i], self._ours[i], self._ms[i]
+        kernels = hlo.list_kernels(ours.program)
+        totals = hlo.add_up(kernels)
+        rates = self._ceilings.bandwidth, self._ceilings.flops
+        config = dataclasses.replace(VARIANTS[case.variant], **case.sizes)
+        least = minimum_bytes(config, case.image_size, case.batch_size, case.work)
+        floor = max(least / rates[0], totals.flops / rates[1])
+        values = {
+            "TFLOP/s": totals.flops / ms / 1e9,
+            "kernels": totals.kernels,
+            "GB": totals.bytes_moved / 1e9,
+            "least GB": least / 1e9,
+            "% of the roofline": 100 * floor / (ms / 1000),
+            "% by its kernels": 100 * estimate_seconds(kernels, *rates) / (ms / 1000),
+        }
+        part = f"{name_part(case)}, roofline"
+        return [Row(part, case.variant, name, value) for name, value in values.items()]
+
+    def close(self) -> None:
+        """Ends PyTorch and forgets the programs."""
+        self._stack.close()
+        self._ours.clear()
+        self._peers.clear()
+
+    def _prepare_ours(self, i: int) -> list[Row]:
+        """Compiles a case; returns a row where that does not work."""
+        case = self.cases[i]
+        try:
+            self._ours[i] = PreparedWork(case)
+        except (RuntimeError, ValueError) as error:
+            return _leave_out(f"{name_part(case)}, {case.variant}", error)
+        folder: Path = self._options.keep
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{case.variant}_{case.work}_{case.batch_size}.txt.gz"
+        (folder / name).write_bytes(gzip.compress(self._ours[i].program.encode()))
+        return []
+
+    def _prepare_peer(self, job: tuple[int, str]) -> list[Row]:
+        """Has PyTorch compile a case; returns a row where that does not work."""
+        case, name = self.cases[job[0]], job[1]
+        python = self._options.torch_python
+        try:
+            peer = self._stack.enter_context(TorchPeer(*([python] if python else [])))
+            self._peers[job] = peer, prepare_peer(peer, name, case)
+            about = {f"torch {key}": value for key, value in peer.describe().items()}
+        except RuntimeError as error:
+            self._peers.pop(job, None)
+            return _leave_out(f"{name_part(case)}, torch {name}", error)
+        self._description.update(about)
+        return []
+
+
+def name_part(case: Case) -> str:
+    """Returns a name for what a case is, whatever the model."""
+    return f"{case.work}, batch {case.batch_size}, {case.dtype}"
+
+
+def _leave_out(what: str, error: Exception) -> list[Row]:
+    print(f"card: {what}: {error}", flush=True)
+    return [Row("left out", f"{what}: {str(error)[:300]}", "s", 0)]

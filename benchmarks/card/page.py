@@ -1,0 +1,29 @@
+"""The page of Markdown about a machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Row
+
+
+def write(rows: Sequence[Row], description: dict[str, Any], path: Path) -> None:
+    """Writes a table for each part, after what is known of the run."""
+    title = f"# {description['device']}"
+    facts = [f"- {name}: {value}" for name, value in description.items()]
+    tables = [
+        format_table(part, [row for row in rows if row.part == part])
+        for part in dict.fromkeys(row.part for row in rows)
+    ]
+    path.write_text("\n\n".join([title, "\n".join(facts), *tables]) + "\n")
+
+
+def format_table(part: str, rows: Sequence[Row]) -> str:
+    """Returns a line for each name, a column for each quantity."""
+    quantities = list(dict.fromkeys(row.quantity for row in rows))
+    values = {(row.name, row.quantity): f"{row.value:.4g}" for row in rows}
+    lines = [["", *quantities], ["---"] * (len(quantities) + 1)]
+    for name in dict.fromkeys(row.name for row in rows):
+        lines.append([name, *(values.get((name, q), "") for q in quantities)])
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"## {part[:1].upper()}{part[1:]}\n\n{body}"

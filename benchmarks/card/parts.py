@@ -1,0 +1,48 @@
+"""The parts of LITv2 on a GPU, by each of their implementations."""
+
+from typing import Any
+
+from benchmarks.layers.command import measure as measure_layers
+from benchmarks.results import Row
+
+BATCH_SIZE = 64
+# Of detectors, whose parts come last.
+FEW = 2
+SIZES: dict[str, list[tuple[Any, ...]]] = {
+    "depthwise": [(56, 384), (28, 768), (14, 1536), (7, 3072)],
+    "token merging": [
+        (side, channels, scale)
+        for side, channels in ((56, 96), (14, 384))
+        for scale in (1.0, 8.0)
+    ],
+    "Hi-Fi": [(14, 2, 2), (16, 4, 2)],
+    "Lo-Fi": [(196, 49, 10), (49, 49, 24), (576, 144, 14)],
+    "LayerNorm": [(56, 96), (14, 384)],
+    "RandAugment": [(224,)],
+    "erasing": [(224,)],
+}
+DETECTION: dict[str, list[tuple[Any, ...]]] = {
+    "NMS": [(1000,), (5000,)],
+    "RoIAlign": [(200, 336, 256, 512)],
+}
+SMALL: dict[str, list[tuple[Any, ...]]] = {
+    "depthwise": [(6, 5)],
+    "token merging": [(6, 3, 8.0)],
+    "Hi-Fi": [(4, 4, 2)],
+    "Lo-Fi": [(9, 5, 2)],
+    "LayerNorm": [(3, 8)],
+    "RandAugment": [(32,)],
+    "erasing": [(32,)],
+    "NMS": [(20,)],
+    "RoIAlign": [(16, 16, 4, 3)],
+}
+
+
+def measure(rounds: int, *, is_rehearsal: bool) -> list[Row]:
+    """Times all parts in bfloat16."""
+    if is_rehearsal:
+        return measure_layers(list(SMALL), FEW, rounds, "bfloat16", sizes=SMALL)
+    rows = measure_layers(list(SIZES), BATCH_SIZE, rounds, "bfloat16", sizes=SIZES)
+    return rows + measure_layers(
+        list(DETECTION), FEW, rounds, "bfloat16", sizes=DETECTION
+    )
