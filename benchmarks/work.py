@@ -81,7 +81,7 @@ class PreparedWork:
 @contextlib.contextmanager
 def _no_compiler_options() -> Iterator[None]:
     compiler.compiler_options.cache_clear()
-    with mock.patch.object(compiler, "_CPU_OPTIONS", {}):
+    with mock.patch.multiple(compiler, _CPU_OPTIONS={}, _GPU_OPTIONS={}):
         yield
     compiler.compiler_options.cache_clear()
 

@@ -20,6 +20,8 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
+# XLA would compile and time dozens of Triton kernels for each matrix product.
+_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
 @functools.cache
@@ -28,9 +30,9 @@ def compiler_options() -> dict[str, Any]:
 
     On a CPU they save time, see docs/benchmarks.md; elsewhere there are none.
     """
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in _CPU_OPTIONS.items() if _takes(name, value)}
+    by_backend = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}
+    options = by_backend.get(jax.default_backend(), {})
+    return {name: value for name, value in options.items() if _takes(name, value)}
 
 
 def _takes(name: str, value: Any) -> bool:

@@ -132,20 +132,24 @@ def _plan(
     options: argparse.Namespace, ceilings: Ceilings, description: dict[str, Any]
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Yields the sections, the largest models last."""
-    tests = parity.start(options.rehearse) if "parity" in options.sections else None
+    has_models = bool({"models", "profile"} & {*options.sections})
     for variant in options.variants:
+        is_first = variant == options.variants[0]
         contest = Contest(_list_cases(options, variant), ceilings, options, description)
-        has_models = {"models", "profile"} & {*options.sections}
         if has_models:
             yield f"{variant}: compile", contest.prepare
+        tests = None
+        if is_first and "parity" in options.sections:
+            tests = parity.start(options.rehearse)
+        if has_models and options.against_torch:
+            yield f"{variant}: compile with PyTorch", contest.prepare_torch
         if tests:
             log = options.keep / "parity.txt"
             yield "parity", functools.partial(tests.wait, PARITY_SECONDS, log)
-            tests = None
         if has_models:
             yield from _list_sections(contest, options.sections)
         contest.close()
-        if variant == options.variants[0]:
+        if is_first:
             yield from _list_others(options, contest.cases[-1])
 
 

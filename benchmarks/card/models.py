@@ -63,15 +63,19 @@ class Contest:
         self._stack = contextlib.ExitStack()
 
     def prepare(self) -> list[Row]:
-        """Compiles everything, this code first: both look for what is fastest."""
-        numbers = range(len(self.cases))
+        """Compiles this code alone: XLA times what it can choose from."""
         with ThreadPoolExecutor(len(self.cases)) as pool:
-            rows = list(pool.map(self._prepare_ours, numbers))
-        jobs = [(i, name) for name in self._options.against_torch for i in numbers]
+            found = list(pool.map(self._prepare_ours, range(len(self.cases))))
+        return [row for rows in found for row in rows]
+
+    def prepare_torch(self) -> list[Row]:
+        """Compiles with PyTorch, in a process for each case and configuration."""
+        names = self._options.against_torch
+        jobs = [(i, name) for name in names for i in range(len(self.cases))]
         workers = max(1, (os.cpu_count() or 1) // CORES_PER_PEER)
         with ThreadPoolExecutor(workers) as pool:
-            rows += pool.map(self._prepare_peer, jobs)
-        return [row for found in rows for row in found]
+            found = list(pool.map(self._prepare_peer, jobs))
+        return [row for rows in found for row in rows]
 
     def measure(self, i: int) -> list[Row]:
         """Times this code and PyTorch in turns."""

@@ -16,6 +16,8 @@ FOLDERS = ("tests/ops", "tests/models")
 REHEARSAL = ("tests/ops/test_layer_norm.py",)
 # Each process has a context on the GPU.
 MOST_PROCESSES = 8
+# Choosing the fastest kernels takes longer than all tests.
+_ON_GPU = {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 _COUNTS = re.compile(r"(\d+) (passed|failed|skipped|error)")
 
 
@@ -54,7 +56,7 @@ def start(is_rehearsal: bool) -> ParityTests:
     """Starts the tests, on the platform that JAX has here."""
     on_gpu = jax.default_backend() == "gpu"
     processes = min(MOST_PROCESSES, max(1, results.count_cores() // 2))
-    arguments = ["-q", "-m", "gpu and not slow", "-n", str(processes)]
+    arguments = ["-v", "-m", "gpu and not slow", "-n", str(processes)]
     arguments += [
         "-p",
         "no:cacheprovider",
@@ -63,7 +65,7 @@ def start(is_rehearsal: bool) -> ParityTests:
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=results.ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cuda" if on_gpu else "cpu"},
+        env={**os.environ, **(_ON_GPU if on_gpu else {"JAX_PLATFORMS": "cpu"})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

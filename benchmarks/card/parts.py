@@ -9,20 +9,17 @@ BATCH_SIZE = 64
 # Of detectors, whose parts come last.
 FEW = 2
 SIZES: dict[str, list[tuple[Any, ...]]] = {
-    "depthwise": [(56, 384), (28, 768), (14, 1536), (7, 3072)],
-    "token merging": [
-        (side, channels, scale)
-        for side, channels in ((56, 96), (14, 384))
-        for scale in (1.0, 8.0)
-    ],
+    "depthwise": [(56, 384), (14, 1536)],
+    "token merging": [(56, 96, 1.0), (56, 96, 8.0)],
     "Hi-Fi": [(14, 2, 2), (16, 4, 2)],
     "Lo-Fi": [(196, 49, 10), (49, 49, 24), (576, 144, 14)],
+    "product": [(56, 96, 384)],
     "LayerNorm": [(56, 96), (14, 384)],
     "RandAugment": [(224,)],
     "erasing": [(224,)],
 }
 DETECTION: dict[str, list[tuple[Any, ...]]] = {
-    "NMS": [(1000,), (5000,)],
+    "NMS": [(5000,)],
     "RoIAlign": [(200, 336, 256, 512)],
 }
 SMALL: dict[str, list[tuple[Any, ...]]] = {
@@ -30,6 +27,7 @@ SMALL: dict[str, list[tuple[Any, ...]]] = {
     "token merging": [(6, 3, 8.0)],
     "Hi-Fi": [(4, 4, 2)],
     "Lo-Fi": [(9, 5, 2)],
+    "product": [(3, 8, 6)],
     "LayerNorm": [(3, 8)],
     "RandAugment": [(32,)],
     "erasing": [(32,)],

@@ -89,14 +89,14 @@ def profile_kernels(work: PreparedWork, calls: int) -> dict[str, float]:
             work.time(calls)
         path = next(Path(folder).rglob("*.xplane.pb"))
         data = jax.profiler.ProfileData.from_file(str(path))
-    on_gpu = jax.default_backend() == "gpu"
+    planes = list(data.planes)
+    if jax.default_backend() == "gpu":
+        planes = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     times = collections.defaultdict[str, float](float)
-    for plane in data.planes:
-        if on_gpu and not plane.name.startswith("/device:GPU"):
-            continue
-        for line in plane.lines:
-            if on_gpu and not line.name.startswith("Stream"):
-                continue
+    for plane in planes:
+        lines = list(plane.lines)
+        streams = [line for line in lines if line.name.startswith("Stream")]
+        for line in streams or lines:
             for event in line.events:
                 times[event.name] += event.duration_ns / 1e6 / calls
     return dict(times)
