@@ -7,7 +7,7 @@ BIN := .venv/bin
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 comma := ,
 
-.PHONY: install demo demo-finetune demo-segmentation demo-detection test test-all test-newest lint format clean
+.PHONY: install demo demo-finetune demo-segmentation demo-detection test test-all test-newest gpu-check lint format clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -53,6 +53,10 @@ test-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip -e '.[dev]'
 	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false .venv-newest/bin/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+# Parity and speed on the GPUs of this machine; EXTRAS=cuda12 or cuda13 installs JAX's.
+gpu-check: install
+	$(BIN)/python -m benchmarks card
 
 lint: install
 	$(BIN)/ruff check .

@@ -25,6 +25,9 @@ from litv2_jax.training.task import Batch
 NUM_CLASSES = 1000  # ImageNet's.
 NUM_PIXEL_CLASSES = 150  # ADE20K's.
 SEGMENTATION = list_models("segmentation")
+DETECTION = list_models("detection")
+# Height and width of a canvas for an image of COCO.
+DETECTION_SIZE = (800, 1344)
 WORK = ("forward", "train")
 DTYPES = ("float32", "bfloat16")
 
@@ -40,7 +43,8 @@ class Case:
             training step of the ImageNet recipe, from the normalized images and mixed
             labels on.
         batch_size: Number of images.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels; those of detectors have
+            `DETECTION_SIZE`.
         dtype: Type of the computation.
         sizes: Of the model, where they are not the published ones.
     """

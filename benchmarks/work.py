@@ -1,8 +1,9 @@
 """A program of ours, compiled and ready to be timed."""
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -10,12 +11,21 @@ import jax
 from flax import nnx
 
 from benchmarks.memory import PeakMemory, release_unused
-from benchmarks.programs import SEGMENTATION, Case, create_forward, create_step
+from benchmarks.programs import (
+    DETECTION,
+    DETECTION_SIZE,
+    SEGMENTATION,
+    Case,
+    create_forward,
+    create_step,
+)
 from benchmarks.results import Row
 from litv2_jax import compiler, count_flops, create_model
 
 # Enough for caches and clocks to settle.
 WARM_UP = 3
+# Options that are left out are so for all threads.
+_CREATING = threading.Lock()
 
 
 class PreparedWork:
@@ -35,8 +45,9 @@ class PreparedWork:
             case: The case to measure.
             with_options: Whether XLA is given `litv2_jax.compiler_options()`.
         """
-        create = create_step if case.work == "train" else create_forward
-        with contextlib.nullcontext() if with_options else _no_compiler_options():
+        create = _find_creator(case)
+        choose = contextlib.nullcontext if with_options else _no_compiler_options
+        with _CREATING, choose():
             function, arguments = create(case)
         shapes = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
@@ -78,6 +89,17 @@ class PreparedWork:
         jax.block_until_ready(result)
 
 
+def _find_creator(case: Case) -> Callable[[Case], tuple[Any, tuple[Any, ...]]]:
+    """Returns the function that makes the program of a case."""
+    is_step = case.work == "train"
+    if case.variant in DETECTION:
+        # Needs packages that the machine of a GPU may lack.
+        from benchmarks import detectors
+
+        return detectors.create_detector_step if is_step else detectors.create_detection
+    return create_step if is_step else create_forward
+
+
 @contextlib.contextmanager
 def _no_compiler_options() -> Iterator[None]:
     compiler.compiler_options.cache_clear()
@@ -87,7 +109,9 @@ def _no_compiler_options() -> Iterator[None]:
 
 
 def find_size(name: str) -> int:
-    """Returns the side of the images that a model was published for, in pixels."""
+    """Returns the shortest side of the images that a model was published for."""
+    if name in DETECTION:
+        return DETECTION_SIZE[0]
     if name in SEGMENTATION:
         return 512
     return 384 if name.endswith("_384") else 224
@@ -98,7 +122,7 @@ def describe_model(name: str) -> list[Row]:
     size = find_size(name)
     model: Any = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
-    flops = count_flops(model, size)
+    flops = count_flops(model, DETECTION_SIZE if name in DETECTION else size)
     return [
         Row("model", name, "pixels", size),
         Row("model", name, "parameters M", sum(x.size for x in leaves) / 1e6),

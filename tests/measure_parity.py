@@ -5,7 +5,7 @@ Runs the parity tests and gathers the differences that they look at.
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import re
 

@@ -30,8 +30,14 @@ def test_options_that_this_xla_lacks_are_left_out(monkeypatch):
     assert compiler.compiler_options() == known
 
 
-def test_a_gpu_is_given_none(monkeypatch):
+def test_a_gpu_leaves_products_to_cublas(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compiler.compiler_options.cache_clear()
+    assert compiler.compiler_options() == {"xla_gpu_enable_triton_gemm": False}
+
+
+def test_other_platforms_are_given_none(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     compiler.compiler_options.cache_clear()
     assert compiler.compiler_options() == {}
 

@@ -173,11 +173,13 @@ def _list_others(
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Yields what is measured once."""
     if "parts" in options.sections:
-        is_small = options.rehearse
-        yield (
-            "parts",
-            functools.partial(parts.measure, options.rounds, is_rehearsal=is_small),
-        )
+        for part in parts.SMALL:
+            arguments = part, options.rounds
+            is_small = options.rehearse
+            yield (
+                f"part: {part}",
+                functools.partial(parts.measure, *arguments, is_rehearsal=is_small),
+            )
     if "devices" in options.sections and len(jax.devices()) > 1:
         yield "devices", functools.partial(devices.measure, case, options.rounds)
 

@@ -9,7 +9,6 @@ import os
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from benchmarks import hlo
@@ -56,16 +55,18 @@ class Contest:
         """
         self.cases, self._ceilings, self._options = cases, ceilings, options
         self._description = description
-        # By the number of the case, and the configuration.
+        # By the number of the case; without compiler options; by number and name.
         self._ours: dict[int, PreparedWork] = {}
+        self._plain: dict[int, PreparedWork] = {}
         self._peers: dict[tuple[int, str], tuple[TorchPeer, dict[str, Any]]] = {}
         self._ms: dict[int, float] = {}
         self._stack = contextlib.ExitStack()
 
     def prepare(self) -> list[Row]:
         """Compiles this code alone: XLA times what it can choose from."""
-        with ThreadPoolExecutor(len(self.cases)) as pool:
-            found = list(pool.map(self._prepare_ours, range(len(self.cases))))
+        jobs = [(i, choice) for choice in (True, False) for i in range(len(self.cases))]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            found = list(pool.map(self._prepare_ours, jobs))
         return [row for rows in found for row in rows]
 
     def prepare_torch(self) -> list[Row]:
@@ -80,10 +81,14 @@ class Contest:
     def measure(self, i: int) -> list[Row]:
         """Times this code and PyTorch in turns."""
         case, ours = self.cases[i], self._ours[i]
+        works = {OURS: ours}
+        if i in self._plain:
+            works[f"{OURS} without options"] = self._plain[i]
         facts: dict[str, dict[str, float | None]] = {
-            OURS: {"compile s": ours.compile_seconds, "peak MB": ours.peak_megabytes}
+            name: {"compile s": work.compile_seconds, "peak MB": work.peak_megabytes}
+            for name, work in works.items()
         }
-        clocks: dict[str, Clock] = {OURS: ours.time}
+        clocks: dict[str, Clock] = {name: work.time for name, work in works.items()}
         for (number, name), (peer, fact) in self._peers.items():
             if number == i:
                 facts[f"torch {name}"] = fact
@@ -124,19 +129,22 @@ class Contest:
         """Ends PyTorch and forgets the programs."""
         self._stack.close()
         self._ours.clear()
+        self._plain.clear()
         self._peers.clear()
 
-    def _prepare_ours(self, i: int) -> list[Row]:
+    def _prepare_ours(self, job: tuple[int, bool]) -> list[Row]:
         """Compiles a case; returns a row where that does not work."""
+        i, with_options = job
         case = self.cases[i]
         try:
-            self._ours[i] = PreparedWork(case)
+            work = PreparedWork(case, with_options=with_options)
         except (RuntimeError, ValueError) as error:
             return _leave_out(f"{name_part(case)}, {case.variant}", error)
-        folder: Path = self._options.keep
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{case.variant}_{case.work}_{case.batch_size}.txt.gz"
-        (folder / name).write_bytes(gzip.compress(self._ours[i].program.encode()))
+        (self._ours if with_options else self._plain)[i] = work
+        if with_options:
+            name = f"{case.variant}_{case.work}_{case.batch_size}.txt.gz"
+            text = gzip.compress(work.program.encode())
+            (self._options.keep / name).write_bytes(text)
         return []
 
     def _prepare_peer(self, job: tuple[int, str]) -> list[Row]:

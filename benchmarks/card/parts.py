@@ -6,7 +6,7 @@ from benchmarks.layers.command import measure as measure_layers
 from benchmarks.results import Row
 
 BATCH_SIZE = 64
-# Of detectors, whose parts come last.
+# Images of a detector.
 FEW = 2
 SIZES: dict[str, list[tuple[Any, ...]]] = {
     "depthwise": [(56, 384), (14, 1536)],
@@ -36,11 +36,10 @@ SMALL: dict[str, list[tuple[Any, ...]]] = {
 }
 
 
-def measure(rounds: int, *, is_rehearsal: bool) -> list[Row]:
-    """Times all parts in bfloat16."""
-    if is_rehearsal:
-        return measure_layers(list(SMALL), FEW, rounds, "bfloat16", sizes=SMALL)
-    rows = measure_layers(list(SIZES), BATCH_SIZE, rounds, "bfloat16", sizes=SIZES)
-    return rows + measure_layers(
-        list(DETECTION), FEW, rounds, "bfloat16", sizes=DETECTION
-    )
+def measure(part: str, rounds: int, *, is_rehearsal: bool) -> list[Row]:
+    """Times one part in bfloat16; a key of `SMALL`, which has all of them."""
+    sizes, batch_size = SMALL, FEW
+    if not is_rehearsal:
+        sizes = {**SIZES, **DETECTION}
+        batch_size = FEW if part in DETECTION else BATCH_SIZE
+    return measure_layers([part], batch_size, rounds, "bfloat16", sizes=sizes)

@@ -17,8 +17,8 @@ from benchmarks.h200 import scaling
 from benchmarks.h200.deviceless import find_h200s
 from benchmarks.h200.estimates import estimate_seconds
 from benchmarks.h200.minimum import minimum_bytes
-from benchmarks.h200.programs import Program, compile_model
-from benchmarks.programs import WORK
+from benchmarks.h200.programs import Program, compile_detector, compile_model
+from benchmarks.programs import DETECTION, WORK
 from benchmarks.results import Row
 from configs import imagenet
 from litv2_jax.models.backbone import VARIANTS
@@ -31,13 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         default=["litv2_s"],
-        choices=list(imagenet.DROP_PATH_RATE),
+        choices=[*imagenet.DROP_PATH_RATE, *DETECTION],
         metavar="NAME",
-        help="models with a recipe for ImageNet",
+        help="models with a recipe for ImageNet, or detectors",
     )
     parser.add_argument("--work", nargs="+", default=WORK, choices=WORK)
     parser.add_argument("--batch-size", type=positive, default=256, help="images")
-    parser.add_argument("--image-size", type=positive, default=224, help="pixels")
+    parser.add_argument(
+        "--image-size", type=positive, default=224, help="pixels, of no detector"
+    )
     parser.add_argument(
         "--devices",
         type=int,
@@ -82,27 +84,34 @@ def measure_model(
 
     Args:
         name: Of the model.
-        work: `forward` or `train`.
+        work: `forward` or `train`; of a detector, forward is all of detection.
         batch_size: Number of images.
-        image_size: Side of the images in pixels.
+        image_size: Side of the images in pixels; detectors have `DETECTION_SIZE`.
         **sizes: Of the model, where they are not the published ones.
     """
-    program = compile_model(name, work, batch_size, image_size, **sizes)
-    totals = hlo.add_up(program.kernels)
-    config = dataclasses.replace(VARIANTS[name], **sizes)
-    least = minimum_bytes(config, image_size, batch_size, work)
+    if name in DETECTION:
+        program = compile_detector(name, work, batch_size)
+        values = _estimate(program, batch_size)
+    else:
+        program = compile_model(name, work, batch_size, image_size, **sizes)
+        config = dataclasses.replace(VARIANTS[name], **sizes)
+        least = minimum_bytes(config, image_size, batch_size, work)
+        moved = hlo.add_up(program.kernels).bytes_moved
+        values = {"minimum GB": least / 1e9, "moved / minimum": moved / least}
+        values |= _estimate(program, batch_size)
+    values = {**describe_program(program), **values}
+    return [Row(work, name, quantity, value) for quantity, value in values.items()]
+
+
+def _estimate(program: Program, batch_size: int) -> dict[str, float]:
     seconds = estimate_seconds(program.kernels)
-    values = {
-        **describe_program(program),
-        "minimum GB": least / 1e9,
-        "moved / minimum": totals.bytes_moved / least,
-        "TFLOP": totals.flops / 1e12,
+    return {
+        "TFLOP": hlo.add_up(program.kernels).flops / 1e12,
         "temporary GiB": program.memory / 2**30,
         "ms (estimate)": 1000 * seconds,
         "images/s (estimate)": batch_size / seconds,
         "s to compile": program.seconds,
     }
-    return [Row(work, name, quantity, value) for quantity, value in values.items()]
 
 
 def describe_program(program: Program) -> dict[str, float]:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import hlo
+from benchmarks import detectors, hlo
 from benchmarks.h200 import deviceless
-from benchmarks.programs import NUM_CLASSES, Case, create_run
+from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
 from litv2_jax.training.step import create_graphdef
 
 
@@ -62,6 +62,23 @@ def compile_model(
         return model(images)
 
     return compile_program(forward, state.params, state.stats, images)
+
+
+def compile_detector(name: str, work: str, batch_size: int) -> Program:
+    """Compiles detection or the whole training step of a recipe of COCO's.
+
+    Args:
+        name: Of the model.
+        work: `forward` or `train`.
+        batch_size: Number of images.
+    """
+    case = Case(name, work, batch_size, DETECTION_SIZE[0], "bfloat16")
+    create = detectors.create_detector_step
+    if work == "forward":
+        create = detectors.create_detection
+    function, arguments = create(case)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    return compile_program(function, *shapes)
 
 
 def compile_program(function: Callable, *arguments: Any) -> Program:

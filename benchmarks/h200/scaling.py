@@ -14,13 +14,11 @@ import numpy as np
 from benchmarks.collectives import add_up_bytes, list_collectives
 from benchmarks.h200 import estimates
 from benchmarks.h200.deviceless import GPUS_PER_HOST, compile_for_h200, find_h200s
+from benchmarks.recipes import plan_run
 from benchmarks.results import Row
 from configs import ade20k_semantic_fpn, imagenet
-from litv2_jax.tasks import create_task
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import Evaluator
-from litv2_jax.training.run import Run
-from litv2_jax.training.run_settings import RunSettings
 
 RECIPES = {"classification": imagenet, "segmentation": ade20k_semantic_fpn}
 WORK = ("train", "evaluate")
@@ -85,19 +83,6 @@ def compile_step(config: Any, work: str, num_gpus: int) -> str:
         step = run.create_step(devices.replicated)
         compiled = compile_for_h200(step, state, batch, key)
     return compiled.as_text() or ""
-
-
-def plan_run(config: Any, devices: Devices) -> Run:
-    """Returns what the training loop makes of a recipe, whose data are not opened."""
-    settings, rest = RunSettings.split(config.to_dict())
-    task = create_task(
-        settings.task,
-        rest,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        with_data=False,
-    )
-    return Run(task, settings, devices)
 
 
 def describe_step(

@@ -19,7 +19,14 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import plot, results
-from benchmarks.programs import DTYPES, SEGMENTATION, WORK, Case
+from benchmarks.programs import (
+    DETECTION,
+    DETECTION_SIZE,
+    DTYPES,
+    SEGMENTATION,
+    WORK,
+    Case,
+)
 from benchmarks.results import Row
 from benchmarks.torch_peer.peer import CONFIGURATIONS, TorchPeer
 from benchmarks.work import PreparedWork, describe_model, find_size
@@ -48,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--variants",
         nargs="+",
         default=["litv2_s", "litv2_m", "litv2_b"],
-        choices=[*list_models(), *SEGMENTATION],
+        choices=[*list_models(), *SEGMENTATION, *DETECTION],
         metavar="NAME",
     )
     parser.add_argument("--work", nargs="+", default=["forward"], choices=WORK)
@@ -86,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures, prints, writes and draws."""
+    detectors = sorted({*options.variants} & {*DETECTION})
+    if detectors and (options.against_torch is not None or options.image_size):
+        sys.exit(
+            f"python -m benchmarks model: {', '.join(detectors)} can be timed at "
+            f"{DETECTION_SIZE[0]} x {DETECTION_SIZE[1]} pixels and without PyTorch "
+            "alone; leave out --against-torch and --image-size."
+        )
     dense = sorted({*options.variants} & {*SEGMENTATION})
     if dense and (options.against_torch is not None or "train" in options.work):
         sys.exit(

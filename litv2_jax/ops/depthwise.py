@@ -1,6 +1,8 @@
 """Depthwise 3x3 convolution and GELU, the costliest part of LITv2, as one operation."""
 
+import functools
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +46,12 @@ def _apply_convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.
 @jax.custom_vjp
 def _apply_shifts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """By a sum of shifted maps, with a derivative that reads and writes little."""
-    return gelu(_convolve(x, kernel) + _exact(bias)[None, None, None]).astype(x.dtype)
+    y = _convolve(_frame(x), kernel) + _exact(bias)[None, None, None]
+    return gelu(y).astype(x.dtype)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
-    y = _convolve(x, kernel) + _exact(bias)[None, None, None]
+    y = _convolve(_frame(x), kernel) + _exact(bias)[None, None, None]
     # The barrier makes XLA save only the rounded residual instead of both.
     kept = jax.lax.optimization_barrier(y.astype(x.dtype))
     return gelu(y).astype(x.dtype), (x, kernel, bias, kept)
@@ -56,10 +59,7 @@ def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
 
 def _backward(residuals: tuple[jax.Array, ...], grad: jax.Array):
     x, kernel, bias, y = residuals
-    grad = (_exact(grad) * gelu_derivative(y)).astype(x.dtype)
-    # Left alone, XLA recomputes this in each of its ten uses below: a training step of
-    # one block then moves twice the bytes on an H200.
-    grad = jax.lax.optimization_barrier(grad)
+    grad = _frame((_exact(grad) * gelu_derivative(y)).astype(x.dtype))
     # The transposed convolution is the one with the kernel turned by 180 degrees.
     grad_x = _convolve(grad, kernel[::-1, ::-1]).astype(x.dtype)
     sums = _GRADIENT(x, grad)
@@ -77,25 +77,47 @@ _DEPTHWISE = Operation(
 )
 
 
+def _frame(x: jax.Array) -> jax.Array:
+    """Puts zeros around a map: [B, H, W, C] -> [B, H + 2, W + 2, C].
+
+    The barrier makes XLA write it. Left alone, it would ask in each of nine reads
+    whether the position is inside, and recompute what the map is made of: a GPU then
+    waits for instructions, not for memory.
+    """
+    framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jax.lax.optimization_barrier(framed)
+
+
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Returns the convolution unrounded.
+    """Returns the convolution of a framed map, unrounded, without the frame.
 
     A sum of shifted products is one loop that takes bias and GELU with it; XLA's
     grouped convolution takes many times as long on a CPU.
     """
-    total = jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32))
     taps = _exact(kernel).reshape(9, 1, 1, 1, -1)
-    for tap, shifted in zip(taps, _shifts(x), strict=True):
-        total += _exact(shifted) * tap
-    return total
+    shifted = [_exact(map_) * tap for tap, map_ in zip(taps, _shifts(x), strict=True)]
+    return functools.reduce(jnp.add, shifted)
 
 
-def _sum_concatenated(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """One sum over all ten products side by side: on a GPU one kernel, not six."""
-    grad = _exact(grad)
-    products = [_exact(shifted) * grad for shifted in _shifts(x)]
-    sums = jnp.sum(jnp.concatenate([*products, grad], axis=-1), (0, 1, 2))
-    return sums.reshape(10, -1)
+def _sum_in_pairs(x: jax.Array, grad: jax.Array) -> jax.Array:
+    """Sums two of the ten products at once, which is what a GPU's kernel has room for.
+
+    One sum over all of them side by side takes 40 instructions for each product of two
+    numbers; this takes seven.
+    """
+    shifted = [_exact(map_) for map_ in reversed(list(_shifts(grad)))]
+    products = [_exact(x) * map_ for map_ in shifted]
+    products.append(shifted[4])
+    zero = jnp.zeros((), products[0].dtype)
+    sums = [
+        jax.lax.reduce(pair, (zero, zero), _add_pairs, (0, 1, 2))
+        for pair in zip(products[::2], products[1::2], strict=True)
+    ]
+    return jnp.stack([row for pair in sums for row in pair])
+
+
+def _add_pairs(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
@@ -106,19 +128,17 @@ def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
     """
     batch, height, width, channels = x.shape
     tile = max((n for n in range(2, 9) if width % n == 0), default=width)
-    x = jnp.pad(_exact(x), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    grad = _exact(grad)
+    x, grad = _exact(x), _exact(grad)
 
     def add_tile(index: jax.Array, sums: tuple[jax.Array, ...]):
         row, column = jnp.divmod(index, width // tile)
         start = (0, row, column * tile, 0)
         shape = (batch, 1, tile, channels)
-        here = jax.lax.dynamic_slice(grad, start, shape)[:, 0]
-        around = jax.lax.dynamic_slice(x, start, (batch, 3, tile + 2, channels))
-        products = [
-            around[:, i, j : j + tile] * here for i in range(3) for j in range(3)
-        ]
-        return tuple(map(jnp.add, sums, [*products, here]))
+        here = jax.lax.dynamic_slice(x, start, shape)[:, 0]
+        around = jax.lax.dynamic_slice(grad, start, (batch, 3, tile + 2, channels))
+        shifted = [around[:, i, j : j + tile] for i in (2, 1, 0) for j in (2, 1, 0)]
+        products = [here * map_ for map_ in shifted]
+        return tuple(map(jnp.add, sums, [*products, shifted[4]]))
 
     zeros = jnp.zeros((batch, tile, channels), grad.dtype)
     num_tiles = height * (width // tile)
@@ -126,23 +146,23 @@ def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
     return jnp.stack([jnp.sum(y, (0, 1)) for y in sums])
 
 
-# (x, gradient of the sum) [B, H, W, C] -> the nine gradients of the kernel, row by row,
-# and that of the bias [10, C].
+# Map [B, H, W, C] and framed gradient of the sum [B, H + 2, W + 2, C] -> the nine
+# gradients of the kernel, row by row, and that of the bias [10, C]. A tap's is the sum
+# of the map times the gradient shifted the other way.
 _GRADIENT = Operation(
     "depthwise_gradient",
-    {"tiled": _sum_tiled, "concatenated": _sum_concatenated},
+    {"tiled": _sum_tiled, "pairs": _sum_in_pairs},
     cpu="tiled",
-    default="concatenated",
+    default="pairs",
 )
 
 
 def _shifts(x: jax.Array) -> Iterator[jax.Array]:
-    """Yields the map that each tap of the kernel multiplies, row by row."""
-    height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    """Yields what each tap of the kernel multiplies, row by row, of a framed map."""
+    height, width = x.shape[1] - 2, x.shape[2] - 2
     for i in range(3):
         for j in range(3):
-            yield padded[:, i : i + height, j : j + width]
+            yield x[:, i : i + height, j : j + width]
 
 
 def _exact(x: jax.Array) -> jax.Array:

@@ -29,7 +29,7 @@ def draw(*shape, seed=0):
     "implementation",
     [
         {"depthwise_gradient": "tiled"},
-        {"depthwise_gradient": "concatenated"},
+        {"depthwise_gradient": "pairs"},
         {"depthwise": "convolution"},
     ],
     ids=str,

@@ -18,7 +18,12 @@ SIZES = {
     "product": [(3, 8, 6)],
     "LayerNorm": [(3, 8)],
     "fused inference": [(32, {**MODEL, "num_classes": 5})],
+    "RandAugment": [(32,)],
+    "erasing": [(32,)],
+    "NMS": [(20,)],
+    "RoIAlign": [(16, 16, 4, 3)],
 }
+FORWARD_ALONE = ("fused inference", "RandAugment", "erasing", "NMS")
 QUANTITIES = ["difference", "forward: ms", "forward: spread %", "forward: ratio"]
 QUANTITIES += [f"with backward: {name}" for name in ("ms", "spread %", "ratio")]
 
@@ -39,7 +44,7 @@ def test_the_command_measures_every_implementation(tmp_path, capsys):
     assert (run["batch_size"], run["rounds"], run["dtype"]) == (2, 2, "float32")
 
     names = {part: list_names(rows, part) for part in SIZES}
-    depthwise = ["tiled", "concatenated", "autodiff", "grouped convolution"]
+    depthwise = ["tiled", "pairs", "autodiff", "grouped convolution"]
     assert names == {
         "depthwise": [f"6 x 6 x 5: {name}" for name in depthwise],
         "token merging": [
@@ -50,6 +55,10 @@ def test_the_command_measures_every_implementation(tmp_path, capsys):
         "product": ["3 x 3 x 8, to 6: flat", "3 x 3 x 8, to 6: autodiff"],
         "LayerNorm": [f"3 x 3 x 8: {name}" for name in ("matmul", "sum", "flax")],
         "fused inference": ["litv2_s, 32 x 32: fused", "litv2_s, 32 x 32: as it is"],
+        "RandAugment": ["32 x 32: in use"],
+        "erasing": ["32 x 32: in use"],
+        "NMS": ["20 boxes: in use"],
+        "RoIAlign": ["3 boxes: in use"],
     }
     check_quantities(rows)
     printed = capsys.readouterr().out
@@ -67,7 +76,7 @@ def check_quantities(rows):
                 r.quantity: r.value for r in rows if (r.part, r.name) == (part, name)
             }
             # The original of a fused model is trained elsewhere.
-            count = 4 if part == "fused inference" else 7
+            count = 4 if part in FORWARD_ALONE else 7
             assert list(found) == QUANTITIES[:count]
             assert found["difference"] < 1e-5
             assert found["forward: ms"] > 0
@@ -138,15 +147,15 @@ def test_what_is_timed_is_the_chosen_window_attention(monkeypatch, direction):
 
 
 def test_what_is_timed_is_the_chosen_gradient(monkeypatch):
-    right = OPERATIONS["depthwise_gradient"].implementations["concatenated"]
+    right = OPERATIONS["depthwise_gradient"].implementations["pairs"]
     monkeypatch.setitem(
         OPERATIONS["depthwise_gradient"].implementations,
-        "concatenated",
+        "pairs",
         lambda *args: 2 * right(*args),
     )
     case = cases.create_depthwise(cases.Arrays(1, "float32"), 4, 3)
     direction = cases.WITH_BACKWARD
-    tiled, doubled = run_both(case, direction, "tiled", "concatenated")
+    tiled, doubled = run_both(case, direction, "tiled", "pairs")
     # Output, and gradients of input, kernel and bias.
     for factor, one, other in zip((1, 1, 2, 2), tiled, doubled, strict=True):
         np.testing.assert_allclose(factor * one, other, rtol=1e-5, atol=1e-5)
