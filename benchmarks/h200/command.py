@@ -64,7 +64,9 @@ def run(options: argparse.Namespace) -> None:
         rows = scaling.measure_steps(sorted(options.devices))
     else:
         sizes = options.batch_size, options.image_size
-        description["batch_size"], description["image_size"] = sizes
+        description["batch_size"] = options.batch_size
+        if not {*options.variants} <= {*DETECTION}:
+            description["image_size"] = options.image_size
         rows = [
             row
             for work in options.work
