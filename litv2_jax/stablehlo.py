@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from litv2_jax.augment.normalize import normalize
+from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.family import family_of
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -179,8 +180,8 @@ def _split(
         if not spec.is_normalized:
             images = normalize(images)
         if not is_detector:
-            name = "logits" if model.head is not None else "features"
-            return {name: model(images)}
+            has_head = not isinstance(model, Classifier) or model.head is not None
+            return {"logits" if has_head else "features": model(images)}
         found = dataclasses.asdict(model.detect(images, *sizes))
         return {name: x for name, x in found.items() if x is not None}
 

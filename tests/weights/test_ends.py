@@ -11,6 +11,7 @@ from litv2_jax import pretrained
 from litv2_jax.augment.normalize import normalize
 from litv2_jax.convert.torch_file import write_torch_checkpoint
 from litv2_jax.settings import ConfigError
+from litv2_jax.tasks.model_settings import ModelSettings
 from litv2_jax.weights import open_weights
 from tests.weights.places import INPUT, SIZES, create, difference, keep_everywhere
 
@@ -171,5 +172,8 @@ def test_what_reads_rgb_images_refuses_other_channels(tmp_path):
         litv2_jax.Predictor.load(tmp_path / "hub")
     with pytest.raises(ValueError, match="Images have 1 channels, but ImageNet's"):
         normalize(np.zeros((1, 32, 32, 1), np.uint8))
+    settings = ModelSettings("litv2_s", 0.1, "float32", {"in_chans": 1})
+    with pytest.raises(ConfigError, match="sizes.in_chans is 1, but data sets give RG"):
+        settings.check("classification")
     with pytest.raises(ValueError, match=r"must be \[B, H, W, 1\], not \[2, 40, 36, 3"):
         create(in_chans=1)(draw_images())
