@@ -7,7 +7,7 @@ from typing import Any
 from litv2_jax.convert import identify
 from litv2_jax.convert.errors import list_names
 from litv2_jax.convert.torch_file import TorchCheckpoint
-from litv2_jax.models.family import Family, find_family
+from litv2_jax.models.family import Family, Shapes, find_family
 
 HEADS_UNKNOWN = (
     "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
@@ -79,10 +79,7 @@ def describe_torch(
         own["num_classes"] = num_classes
     elif not own["num_classes"]:
         notes = [*notes, "The weights have no head for classes."]
-    if in_chans is None:
-        in_chans = identify.read_in_chans(shapes)
-    if in_chans != family.published_channels:
-        all_sizes = {**all_sizes, "in_chans": in_chans}
+    all_sizes |= _read_channels(shapes, family, in_chans)
     is_published = own["num_classes"] == family.published_classes
     description = {
         "model": {"name": name, **own, **all_sizes},
@@ -91,6 +88,12 @@ def describe_torch(
         "class_names": (family.class_names if is_published else "") or [],
     }
     return description, notes
+
+
+def _read_channels(shapes: Shapes, family: Family, given: int | None) -> dict[str, int]:
+    """Returns `in_chans` if it is not that of the published models, or nothing."""
+    in_chans = identify.read_in_chans(shapes) if given is None else given
+    return {} if in_chans == family.published_channels else {"in_chans": in_chans}
 
 
 def _read_sizes(
