@@ -31,7 +31,7 @@ from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
 
 # Options that are sizes of the backbone.
-_SIZES = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha")
+_SIZES = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha", "in_chans")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -59,7 +59,17 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=list_all_models(),
         help="recognized from the file if left out",
     )
-    add("--num-classes", type=int, help="start with a new head for so many classes")
+    add(
+        "--num-classes",
+        type=int,
+        help="start with a new head for so many classes; 0 leaves out the head",
+    )
+    add(
+        "--in-chans",
+        type=int,
+        metavar="N",
+        help="adapt the first layer to images of so many channels",
+    )
     add(
         "--class-names",
         type=expand_path,
@@ -130,10 +140,10 @@ def _create_model(
         # Only the backbone is taken: the rest of the model must be initialized.
         match_weights(model, arrays)
         return models.create_model(rngs=nnx.Rngs(0), **sizes), arrays, []
-    if sizes["num_classes"] == num_classes:
+    if sizes["num_classes"] in (0, num_classes):
         return model, arrays, []
     # The head that is left out must fit as well: the file may be damaged.
-    own = {**sizes, "num_classes": num_classes or sizes["num_classes"]}
+    own = {**sizes, "num_classes": num_classes}
     match_weights(
         nnx.eval_shape(lambda: models.create_model(rngs=nnx.Rngs(0), **own)), arrays
     )

@@ -141,7 +141,7 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
         config,
         workdir,
         may_change=_CHANGE_CONFIG.value,
-        defaults=RunSettings.defaults(),
+        defaults=RunSettings.defaults() | tasks.DEFAULTS,
     )
     return loop.fit(
         _create_task(run, rest),

@@ -65,6 +65,9 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.data.num_workers = 8
     config.data.max_unreadable = 10  # Images, before the run stops.
 
+    config.eval = ConfigDict()
+    config.eval.tta = "none"  # Or flip or multiscale: see docs/segmentation.md.
+
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_learning_rate = 1e-4

@@ -70,6 +70,9 @@ def _digits() -> ConfigDict:
     config.data.max_unreadable = 0  # Images, before the run stops.
     config.data.exif = "ignored"  # As published; applied turns images upright.
 
+    config.eval = ConfigDict()
+    config.eval.tta = "none"  # Or flip: mirrored as well, and averaged.
+
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 0
     config.augment.randaugment_magnitude = 9.0  # Of 10.
@@ -164,6 +167,9 @@ def _shapes() -> ConfigDict:
     config.data.eval_multiple = 64
     config.data.num_workers = 0
     config.data.max_unreadable = 0  # Images, before the run stops.
+
+    config.eval = ConfigDict()
+    config.eval.tta = "none"  # Or flip or multiscale: see docs/segmentation.md.
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 2e-3

@@ -69,6 +69,9 @@ def _finetune(name: str) -> ConfigDict:
     config.data.max_unreadable = 0  # Images, before the run stops.
     config.data.exif = "applied"  # Photographs are turned upright.
 
+    config.eval = ConfigDict()
+    config.eval.tta = "none"  # Or flip: mirrored as well, and averaged.
+
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 2
     config.augment.randaugment_magnitude = 9.0  # Of 10.

@@ -50,6 +50,9 @@ def get_config() -> ConfigDict:
     config.data.max_unreadable = 0  # Images, before the run stops.
     config.data.exif = "ignored"  # As published; applied turns images upright.
 
+    config.eval = ConfigDict()
+    config.eval.tta = "none"  # Or flip: mirrored as well, and averaged.
+
     config.augment = ConfigDict()
     config.augment.randaugment_layers = 2
     config.augment.randaugment_magnitude = 9.0  # Of 10.

@@ -22,7 +22,7 @@ from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
-from litv2_jax.pretrained import load_described
+from litv2_jax.pretrained import check_takes_rgb, load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights import save_pretrained
 
@@ -97,10 +97,11 @@ class Predictor:
                 `save_pretrained`.
 
         Raises:
-            ConfigError: If there is no checkpoint, or it does not say how many heads
-                its model has.
+            ConfigError: If there is no checkpoint, it does not say how many heads its
+                model has, or the model is not for RGB images.
         """
         self.model, description = load_described(weights)
+        check_takes_rgb(self.model, weights)
         sizes = description["model"]
         self.task = find_family(sizes["name"]).task
         self._description = description
@@ -160,11 +161,16 @@ class Predictor:
             images: Of any size.
 
         Raises:
-            ConfigError: If the model is no classifier.
+            ConfigError: If the model is no classifier, or has no classes.
             FileNotFoundError: If there is no such file.
             ValueError: If an image cannot be read.
         """
         self._check_task("classification")
+        if not self.class_names:
+            raise ConfigError(
+                "This model has no classes (num_classes=0) and returns features: call "
+                "create_model(..., num_classes=0, weights=...) instead."
+            )
         return self._classify_batches(images)
 
     def _classify_batches(self, images: Iterable[ImageLike]) -> Iterator[np.ndarray]:

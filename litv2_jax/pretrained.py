@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from litv2_jax import models
+from litv2_jax.models.blocks import RGB
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights import Weights, open_weights
@@ -28,12 +29,14 @@ def create_model(
         rngs: Stream `params` initialises the weights.
         weights: The workdir of a run, whose best checkpoint is taken; a checkpoint; a
             `.pth`, `.pt` or `.safetensors` file; or a folder from `save_pretrained`. If
-            `num_classes` is given and is another than theirs, the head is new; models
+            `num_classes` is given and is another than theirs, the head is new, or left
+            out for 0; for another `in_chans` than 3, the first layer is adapted; models
             of another kind take the backbone of a classifier. A warning says so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that
-            differ from the published ones, such as `num_classes` and `embed_dim`.
+            differ from the published ones, such as `num_classes` (0 for a classifier
+            that returns features), `in_chans` and `embed_dim`.
 
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are
@@ -87,6 +90,22 @@ def load_described(path: str | PathLike, **options: Any) -> tuple[Any, dict[str,
         )
     model = load_model(weights, **description["model"], rngs=nnx.Rngs(0), **options)
     return model, description
+
+
+def check_takes_rgb(model: Any, path: str | PathLike) -> None:
+    """Raises ConfigError if a model is for images of other than three channels.
+
+    Args:
+        model: From `load_described`.
+        path: Where its weights are.
+    """
+    in_chans = model.backbone.config.in_chans
+    if in_chans != RGB:
+        raise ConfigError(
+            f"{path} is a model for images of {in_chans} channels, but images are read "
+            f"as RGB, with {RGB}: create it with create_model(..., "
+            f"in_chans={in_chans}, weights={str(path)!r}) and call it with arrays."
+        )
 
 
 def _prefer_loaded(loaded: jax.Array | jax.ShapeDtypeStruct, new: jax.Array):

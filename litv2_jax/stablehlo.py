@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from litv2_jax.augment.normalize import normalize
+from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.family import family_of
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
@@ -59,16 +60,18 @@ class InputSpec:
                 "be exported: both must be 1 or more."
             )
 
-    def shape(self) -> tuple[Any, ...]:
-        """Returns [B, H, W, 3], with symbols for what is dynamic."""
+    def shape(self, in_chans: int = 3) -> tuple[Any, ...]:
+        """Returns [B, H, W, in_chans], with symbols for what is dynamic."""
         height, width = self.image_size or (f"{_MULTIPLE}*h", f"{_MULTIPLE}*w")
         batch = self.batch_size or "b"
-        return tuple(jax.export.symbolic_shape(f"{batch}, {height}, {width}, 3"))
+        return tuple(
+            jax.export.symbolic_shape(f"{batch}, {height}, {width}, {in_chans}")
+        )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, in_chans: int = 3) -> dict[str, Any]:
         """Returns the same in JSON."""
         return {
-            "shape": [str(side) for side in self.shape()],
+            "shape": [str(side) for side in self.shape(in_chans)],
             "type": self.input_type,
             "pixels": "normalized by ImageNet's mean and standard deviation"
             if self.is_normalized
@@ -91,9 +94,9 @@ def write_stablehlo(
     `weights.npz`, unless they are inside; and `export.json`, which says what goes in
     and what comes out. docs/deployment.md has the lines that run it.
 
-    A classifier gives logits [B, K]; Semantic FPN logits [B, ceil(H / 4), ceil(W / 4),
-    K]; a detector takes sizes and original sizes, int32 [B, 2], besides the images, and
-    gives what its `detect` returns, by name.
+    A classifier gives logits [B, K], or without classes features [B, C]; Semantic FPN
+    logits [B, ceil(H / 4), ceil(W / 4), K]; a detector takes sizes and original sizes,
+    int32 [B, 2], besides the images, and gives what its `detect` returns, by name.
 
     Args:
         model: From `create_model` or `fuse_for_inference`.
@@ -125,7 +128,9 @@ def write_stablehlo(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty: name a folder to create.")
     run, weights = _split(model, spec, is_detector)
-    arguments = [jax.ShapeDtypeStruct(spec.shape(), jnp.dtype(spec.input_type))]
+    in_chans = model.backbone.config.in_chans  # pyright: ignore
+    shape = spec.shape(in_chans)
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.dtype(spec.input_type))]
     if is_detector:
         sizes = jax.ShapeDtypeStruct((spec.batch_size, 2), jnp.int32)
         arguments += [sizes, sizes]
@@ -142,7 +147,7 @@ def write_stablehlo(
         np.savez(folder / WEIGHTS, *map(np.asarray, weights))
     facts = {
         "task": family.task,
-        "images": spec.describe(),
+        "images": spec.describe(in_chans),
         "outputs": {
             name: {"shape": [str(side) for side in x.shape], "type": x.dtype.name}
             for name, x in outputs.items()
@@ -175,7 +180,8 @@ def _split(
         if not spec.is_normalized:
             images = normalize(images)
         if not is_detector:
-            return {"logits": model(images)}
+            has_head = not isinstance(model, Classifier) or model.head is not None
+            return {"logits" if has_head else "features": model(images)}
         found = dataclasses.asdict(model.detect(images, *sizes))
         return {name: x for name, x in found.items() if x is not None}
 

@@ -19,7 +19,7 @@ from litv2_jax.augment.normalize import normalize
 from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.models import probes
-from litv2_jax.pretrained import load_described
+from litv2_jax.pretrained import check_takes_rgb, load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
@@ -165,6 +165,7 @@ def _draw(options: argparse.Namespace) -> None:
             "given."
         )
     model, description = load_described(options.weights)
+    check_takes_rgb(model, options.weights)
     preparation = description["input"]
     side = options.image_size or preparation.get("image_size", 224)
     crop = preparation.get("crop", 1.0)

@@ -32,6 +32,12 @@ ARGUMENTS = {
     "cifar": ["cifar10", "cifar100"],
     "demo": ["digits", "digits-0-4", "finetune", "shapes"],
     "finetune": ["litv2_s", "litv2_m", "litv2_b", "linear"],
+    "finetune_segmentation": ["litv2_s", "litv2_m", "litv2_b"],
+    "finetune_detection": [
+        f"{detector}_{name}"
+        for detector in ("retinanet", "mask_rcnn")
+        for name in DETECTORS
+    ],
     "ade20k_semantic_fpn": ["litv2_s", "litv2_m", "litv2_b"],
     "coco_retinanet": DETECTORS,
     "coco_mask_rcnn": DETECTORS,
@@ -70,7 +76,16 @@ def test_every_setting_has_a_reader(name, argument):
 
 @pytest.mark.parametrize(
     "name",
-    ["imagenet", "cifar", "demo", "finetune", "coco_retinanet", "coco_mask_rcnn"],
+    [
+        "imagenet",
+        "cifar",
+        "demo",
+        "finetune",
+        "finetune_segmentation",
+        "finetune_detection",
+        "coco_retinanet",
+        "coco_mask_rcnn",
+    ],
 )
 def test_unknown_arguments_are_refused(name):
     with pytest.raises(ValueError, match="No recipe for 'litv2_xl'; there "):

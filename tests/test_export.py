@@ -71,6 +71,21 @@ def assert_same_logits(model, folder, *batches):
         np.testing.assert_allclose(found["logits"], run(model, images), atol=1e-6)
 
 
+def test_features_of_images_of_other_channels_are_exported(tmp_path):
+    sizes = {**TINY, "num_classes": 0, "in_chans": 2}
+    model = litv2_jax.create_model("litv2_s", rngs=nnx.Rngs(0), **sizes)
+    folder = litv2_jax.export(model, tmp_path / "out", image_size=(32, 40))
+    facts = json.loads((folder / "export.json").read_text())
+    assert facts["images"]["shape"] == ["b", "32", "40", "2"]
+    images = draw(3, 32, 40, 2)
+    (found,) = run_elsewhere(folder, [images])
+    expected = jax.jit(lambda model, x: model(x))(model, images)
+    assert found["features"].shape == (3, 64)
+    np.testing.assert_allclose(found["features"], expected, atol=1e-6)
+    with pytest.raises(ValueError, match="Images have 2 channels, but ImageNet's"):
+        litv2_jax.export(model, tmp_path / "x", image_size=32, normalize=True)
+
+
 def test_a_classifier_takes_any_batch_of_any_size(tmp_path):
     model = create()
     folder = litv2_jax.export(model, tmp_path / "out", image_size=None)

@@ -52,6 +52,7 @@ SMALL = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
             [DIGITS, "--workdir=w", "--config.accumulation_steps=3"],
             "config.batch_size is 64, whose parts (config.accumulation_steps is 3)",
         ),
+        ([DIGITS, "--workdir=w", "--config.eval.tta=x"], "config.eval.tta is 'x'; use"),
         ([DIGITS, "--workdir=w", "--config.remat=all"], "config.remat is 'all'; use"),
         (
             [DIGITS, "--workdir=w", "--config.batch_norm_group_size=24"],

@@ -18,7 +18,16 @@ def normalize(images: jax.Array) -> jax.Array:
 
     Returns:
         [B, H, W, 3] float32.
+
+    Raises:
+        ValueError: If the images have other than three channels.
     """
+    if images.shape[-1] != len(MEAN):
+        raise ValueError(
+            f"Images have {images.shape[-1]} channels, but ImageNet's mean and "
+            f"deviation are those of {len(MEAN)}, red, green and blue: normalize them "
+            "by those of your data."
+        )
     mean, std = (jnp.asarray(x)[None, None, None] for x in (MEAN, STD))
     return (images.astype(jnp.float32) / 255 - mean) / std
 

@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from litv2_jax.convert import identify
+from litv2_jax.convert.adapt import adapt_first_layer, leave_out_head
 from litv2_jax.convert.errors import printable
 from litv2_jax.convert.model_arrays import Entry, head_entries, torch_entries
 from litv2_jax.convert.rules import AXES_FROM_TORCH
@@ -46,6 +47,8 @@ def load_torch_weights(
 
     A segmentation model or detector takes the backbone of a classifier's weights, as
     training from ImageNet does, and a warning names the parts that stay unchanged.
+    Warnings say, too, if a classifier without classes leaves out the head, or if the
+    first layer is adapted to images of other than three channels (see `convert.adapt`).
     BatchNorm's counts of batches, on which nothing depends, may be absent: they become
     0.
 
@@ -115,7 +118,10 @@ def match_weights(
     entries, arrays, unused = _match_backbone(all_entries, arrays)
     if new_head:
         entries, arrays = _leave_out_head(model, entries, arrays)
-    arrays, warnings = _with_counts(entries, arrays)
+    arrays, warnings = leave_out_head(model, arrays)
+    for adapt in (adapt_first_layer, _with_counts):
+        arrays, notes = adapt(entries, arrays)
+        warnings += notes
     missing = [entry for entry in entries if entry.torch_name not in arrays]
     pairs = [(e, arrays[e.torch_name]) for e in entries if e.torch_name in arrays]
     unexpected = sorted(arrays.keys() - {entry.torch_name for entry in entries})

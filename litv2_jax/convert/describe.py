@@ -7,7 +7,7 @@ from typing import Any
 from litv2_jax.convert import identify
 from litv2_jax.convert.errors import list_names
 from litv2_jax.convert.torch_file import TorchCheckpoint
-from litv2_jax.models.family import Family, find_family
+from litv2_jax.models.family import Family, Shapes, find_family
 
 HEADS_UNKNOWN = (
     "Shapes do not tell the number of heads: add --num-heads and --alpha, and "
@@ -29,7 +29,8 @@ def describe_torch(
         source: Contents of the file.
         path: The file, for errors.
         model: Name of the model; recognized from the shapes by default.
-        num_classes: Classes of a new head; by default, those of the file.
+        num_classes: Classes of a new head, or 0 for no head; by default, those of the
+            file.
         sizes: Arguments of `create_model` that the file does not tell.
 
     Returns:
@@ -41,6 +42,7 @@ def describe_torch(
             sizes cannot be told.
     """
     given = dict(sizes or {})
+    in_chans = given.pop("in_chans", None)
     shapes = {name: array.shape for name, array in source.arrays.items()}
     found, theirs = identify.read_architecture(shapes), identify.find_family(shapes)
     if found is None or not (theirs or model):
@@ -73,8 +75,11 @@ def describe_torch(
     own = {"num_classes": family.published_classes}
     if family is theirs:
         own = identify.read_own_sizes(shapes, family)
-    if num_classes:
+    if num_classes is not None:
         own["num_classes"] = num_classes
+    elif not own["num_classes"]:
+        notes = [*notes, "The weights have no head for classes."]
+    all_sizes |= _read_channels(shapes, family, in_chans)
     is_published = own["num_classes"] == family.published_classes
     description = {
         "model": {"name": name, **own, **all_sizes},
@@ -83,6 +88,12 @@ def describe_torch(
         "class_names": (family.class_names if is_published else "") or [],
     }
     return description, notes
+
+
+def _read_channels(shapes: Shapes, family: Family, given: int | None) -> dict[str, int]:
+    """Returns `in_chans` if it is not that of the published models, or nothing."""
+    in_chans = identify.read_in_chans(shapes) if given is None else given
+    return {} if in_chans == family.published_channels else {"in_chans": in_chans}
 
 
 def _read_sizes(

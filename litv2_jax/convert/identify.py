@@ -119,6 +119,12 @@ def num_classes_of(shapes: Shapes) -> int:
     return read_own_sizes(shapes, family)["num_classes"] if family else 0
 
 
+def read_in_chans(shapes: Shapes) -> int:
+    """Returns the channels of the images that a model takes; 0 if it is no LITv2."""
+    shapes = {name.removeprefix(BACKBONE): shape for name, shape in shapes.items()}
+    return side_of(FIRST_LAYER, 1)(shapes)
+
+
 def recognize_variant(shapes: Shapes) -> str | None:
     """Returns the first name of a model with these shapes, if there is one.
 
@@ -158,6 +164,13 @@ def explain_difference(file: Shapes, model: Shapes) -> str:
     if ours.low_dims != theirs.low_dims:
         return (
             f"Likely cause: another alpha. The file is {theirs}; the model is {ours}."
+        )
+    channels = read_in_chans(file), read_in_chans(model)
+    if channels[0] != channels[1]:
+        return (
+            f"Likely cause: the file is for images of {channels[0]} channels, the "
+            f"model for {channels[1]}, and only weights for 3 channels can be adapted. "
+            f"Create the model with in_chans={channels[0]}."
         )
     classes = num_classes_of(file), num_classes_of(model)
     if classes[0] != classes[1]:

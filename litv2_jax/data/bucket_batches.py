@@ -5,10 +5,13 @@ from typing import Any
 import grain
 import numpy as np
 
-from litv2_jax.data.buckets import Bucket
+from litv2_jax.data.buckets import Bucket, other_ratios
 from litv2_jax.data.eval_rows import EvalPlan, EvalRows
 from litv2_jax.data.transforms import geometry
-from litv2_jax.data.transforms.segmentation import SegmentationEvalTransform
+from litv2_jax.data.transforms.segmentation import (
+    SegmentationEvalTransform,
+    name_view,
+)
 from litv2_jax.data.unreadable import UnreadableImageError, UnreadableRecords
 
 
@@ -26,7 +29,8 @@ def eval_batches(
 
     Shapes: `image` uint8 [B, H, W, 3], 0 outside `size` int32 [B, 2]; `label` uint8 [B,
     H', W'], 255 outside `label_size` int32 [B, 2]; `valid` bool [B], false for rows
-    that are empty, because a bucket has no more records or one is unreadable.
+    that are empty, because a bucket has no more records or one is unreadable. At other
+    factors on the scale, `image_0.5` and `size_0.5` and so on.
 
     Args:
         source: As the plan was made for.
@@ -51,25 +55,42 @@ def eval_batches(
 class _Rows(EvalRows):
     """Images and labels, each on the canvas of its bucket."""
 
+    def __init__(
+        self,
+        source: grain.sources.RandomAccessDataSource,
+        plan: EvalPlan,
+        transform: SegmentationEvalTransform,
+    ):
+        """Takes what the rows are made of; the plan is one of this source."""
+        super().__init__(source, plan, transform)
+        self._ratios = [1.0, *other_ratios(transform)]
+
     def _fill(
         self, bucket: Bucket, record: int, arrays: dict[str, Any] | None
     ) -> dict[str, Any]:
         del record
-        if arrays:
-            image, label = arrays["image"], arrays["label"]
-        else:
-            image = np.zeros((*bucket.image, 3), np.uint8)
-            label = np.full(bucket.label, geometry.IGNORED, np.uint8)
-        if not (_fits(image, bucket.image) and _fits(label, bucket.label)):
-            raise UnreadableImageError("it has changed since the batches were planned")
-        return {
-            "image": geometry.pad(image, bucket.image, 0),
-            "size": np.array(image.shape[:2], np.int32),
-            "label": geometry.pad(label, bucket.label, geometry.IGNORED),
-            "label_size": np.array(label.shape, np.int32),
-            "valid": np.bool_(arrays is not None),
-        }
+        row: dict[str, Any] = {"valid": np.bool_(arrays is not None)}
+        canvases = [bucket.image, *bucket.others]
+        for ratio, canvas in zip(self._ratios, canvases, strict=True):
+            name = name_view("image", ratio)
+            empty = np.zeros((*canvas, 3), np.uint8)
+            row[name], size = _place(arrays[name] if arrays else empty, canvas, 0)
+            row[name_view("size", ratio)] = size
+        empty = np.full(bucket.label, geometry.IGNORED, np.uint8)
+        row["label"], row["label_size"] = _place(
+            arrays["label"] if arrays else empty, bucket.label, geometry.IGNORED
+        )
+        return row
 
 
-def _fits(array: np.ndarray, canvas: tuple[int, int]) -> bool:
-    return array.shape[0] <= canvas[0] and array.shape[1] <= canvas[1]
+def _place(
+    array: np.ndarray, canvas: tuple[int, int], value: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an array on a canvas with a value around it, and its size, int32 [2].
+
+    Raises:
+        UnreadableImageError: If it does not fit.
+    """
+    if array.shape[0] > canvas[0] or array.shape[1] > canvas[1]:
+        raise UnreadableImageError("it has changed since the batches were planned")
+    return geometry.pad(array, canvas, value), np.array(array.shape[:2], np.int32)

@@ -6,7 +6,9 @@ image, so that their numbers do not depend on it.
 """
 
 import dataclasses
+import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 
 import grain
 
@@ -23,10 +25,27 @@ _SMALLEST = 32  # Pixels of a canvas where no size is known at all.
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Bucket:
-    """Height and width of the canvas of images, and of the canvas of labels."""
+    """Height and width of the canvases of a batch.
+
+    Attributes:
+        image: Of images.
+        label: Of labels.
+        others: Of the same images at other factors on the scale, if there are any.
+    """
 
     image: tuple[int, int]
     label: tuple[int, int]
+    others: tuple[tuple[int, int], ...] = ()
+
+    def flatten(self) -> tuple[int, ...]:
+        """Returns heights and widths in turns."""
+        return tuple(itertools.chain(self.image, self.label, *self.others))
+
+    @classmethod
+    def unflatten(cls, sides: Sequence[int]) -> "Bucket":
+        """Undoes `flatten`."""
+        image, label, *others = zip(sides[::2], sides[1::2], strict=True)
+        return cls(image, label, tuple(others))
 
 
 def plan_eval_batches(
@@ -59,25 +78,38 @@ def plan_eval_batches(
         if size is None:
             unreadable.append(record)
         else:
-            bucket = find_bucket(transform.image_size(size), size, multiple)
+            image, *others = (
+                transform.image_size(size, ratio)
+                for ratio in (1.0, *other_ratios(transform))
+            )
+            bucket = find_bucket(image, size, multiple, others)
             records_of[bucket].append(record)
     if unreadable:
         # Each makes an empty row, of whatever size; where it is read, it is counted.
         canvas = _round_up((_SMALLEST, _SMALLEST), multiple)
-        smallest = min(records_of, default=Bucket(canvas, canvas))
+        others = (canvas,) * len(other_ratios(transform))
+        smallest = min(records_of, default=Bucket(canvas, canvas, others))
         records_of[smallest] = sorted(records_of[smallest] + unreadable)
     if multiple > 1:
-        flat = {(*b.image, *b.label): records for b, records in records_of.items()}
+        flat = {bucket.flatten(): records for bucket, records in records_of.items()}
         records_of = {
-            Bucket((height, width), (rows, columns)): records
-            for (height, width, rows, columns), records in merge_canvases(flat).items()
+            Bucket.unflatten(sides): records
+            for sides, records in merge_canvases(flat).items()
         }
     ordered = sorted(records_of, key=_area, reverse=True)
     return EvalPlan.fill(((b, records_of[b]) for b in ordered), batch_size)
 
 
+def other_ratios(transform: SegmentationEvalTransform) -> list[float]:
+    """Returns the factors on the scale that are not 1, in the order of `others`."""
+    return [ratio for ratio in transform.ratios if ratio != 1]
+
+
 def find_bucket(
-    image_size: tuple[int, int], label_size: tuple[int, int], multiple: int
+    image_size: tuple[int, int],
+    label_size: tuple[int, int],
+    multiple: int,
+    other_sizes: Sequence[tuple[int, int]] = (),
 ) -> Bucket:
     """Returns the canvases of an image after resizing and of its label.
 
@@ -85,11 +117,13 @@ def find_bucket(
     multiply the shapes.
     """
     image = _round_up(image_size, multiple)
+    others = tuple(_round_up(size, multiple) for size in other_sizes)
     if multiple == 1:
-        return Bucket(image, label_size)
+        return Bucket(image, label_size, others)
     if label_size[0] <= image[0] and label_size[1] <= image[1]:
-        return Bucket(image, image)
-    return Bucket(image, _round_up(label_size, max(multiple, _LABEL_MULTIPLE)))
+        return Bucket(image, image, others)
+    label = _round_up(label_size, max(multiple, _LABEL_MULTIPLE))
+    return Bucket(image, label, others)
 
 
 def _round_up(size: tuple[int, int], multiple: int) -> tuple[int, int]:

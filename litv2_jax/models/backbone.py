@@ -38,6 +38,7 @@ class BackboneConfig:
         alpha: Share of the heads that are Lo-Fi.
         drop_path_rate: Stochastic depth of the last block; grows linearly from 0.
         mlp_ratio: Hidden channels of the feed-forward layers over their input's.
+        in_chans: Channels of the images, as timm calls them.
     """
 
     embed_dim: Width = 96
@@ -47,6 +48,7 @@ class BackboneConfig:
     alpha: Annotated[float, Range(0, 1)] = 0.9
     drop_path_rate: Rate = 0.2
     mlp_ratio: Annotated[int, Range(1, 64)] = 4
+    in_chans: Width = 3
 
     def __post_init__(self):
         for name in ("depths", "num_heads", "window_sizes"):
@@ -54,6 +56,11 @@ class BackboneConfig:
             object.__setattr__(self, name, values)
             if len(values) != NUM_STAGES:
                 raise ValueError(f"{name}={values} must have one entry for each stage.")
+        if not isinstance(self.in_chans, int) or self.in_chans < 1:
+            raise ValueError(
+                f"in_chans={self.in_chans!r} must be the number of channels of the "
+                "images, a whole number of 1 or more."
+            )
         if min(self.depths) < 1:
             raise ValueError(f"depths={self.depths}: a stage has at least one block.")
         for heads, dim in zip(self.num_heads, self.dims, strict=True):
@@ -166,7 +173,9 @@ class Backbone(nnx.Module):
     ):
         self.config = config
         self.dtype = dtype
-        self.patch_embedding = PatchEmbedding(config.embed_dim, dtype=dtype, rngs=rngs)
+        self.patch_embedding = PatchEmbedding(
+            config.embed_dim, config.in_chans, dtype=dtype, rngs=rngs
+        )
         self.stages = nnx.List(
             [Stage(config, i, dtype=dtype, rngs=rngs) for i in range(NUM_STAGES)]
         )
@@ -186,7 +195,7 @@ class Backbone(nnx.Module):
         """Returns the maps, of the whole canvas or of the image in each.
 
         Args:
-            images: [B, H, W, 3], normalised.
+            images: [B, H, W, 3], normalised; [B, H, W, in_chans] in general.
             rngs: Stream `dropout` chooses the paths that training drops.
             sizes: Integers [B, 2], height and width of each image, which is in the
                 upper left corner. Its part of each map, `find_map_sizes(sizes)`, is
@@ -196,7 +205,7 @@ class Backbone(nnx.Module):
             ValueError: If there are no such images or sizes, or BatchNorm is to take
                 statistics of images with sizes.
         """
-        _check_images(images)
+        _check_images(images, self.config.in_chans)
         if sizes is not None:
             sizes = check_image_sizes(sizes, images.shape)
         map_sizes = find_map_sizes(sizes)
@@ -251,9 +260,11 @@ def check_image_sizes(sizes: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return sizes
 
 
-def _check_images(images: jax.Array) -> None:
-    if images.ndim != 4 or images.shape[3] != 3:
-        raise ValueError(f"Images must be [B, H, W, 3], not {list(images.shape)}.")
+def _check_images(images: jax.Array, in_chans: int) -> None:
+    if images.ndim != 4 or images.shape[3] != in_chans:
+        raise ValueError(
+            f"Images must be [B, H, W, {in_chans}], not {list(images.shape)}."
+        )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"Images of type {images.dtype} have not been normalised: subtract the "

@@ -35,7 +35,8 @@ def find_map_sizes(image_size: tuple[int, int]) -> list[tuple[int, int]]:
 def count_backbone(config: BackboneConfig, sizes: Sequence[tuple[int, int]]) -> Flops:
     """Counts patch embedding, blocks and merging."""
     tokens = sizes[0][0] * sizes[0][1]
-    common = tokens * config.embed_dim * (3 * 4 * 4 + 1)  # Patch embedding, its norm.
+    # Patch embedding, its norm.
+    common = tokens * config.embed_dim * (config.in_chans * 4 * 4 + 1)
     published = corrected = 0
     for i, (height, width) in enumerate(sizes):
         if i:

@@ -15,17 +15,22 @@ from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 
+# Channels of the images that the published models take: red, green, blue.
+RGB = 3
+
 
 class PatchEmbedding(nnx.Module):
     """Turns each 4x4 patch into a token; pads right and bottom with zeros to fill it.
 
-    Shapes: [B, H, W, 3] -> [B, ceil(H / 4), ceil(W / 4), C].
+    Shapes: [B, H, W, in_chans] -> [B, ceil(H / 4), ceil(W / 4), C].
     """
 
-    def __init__(self, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        init = initializers.uniform(fan_in=4 * 4 * 3)
+    def __init__(
+        self, dim: int, in_chans: int = RGB, *, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        init = initializers.uniform(fan_in=4 * 4 * in_chans)
         self.project = PatchConv(
-            3, dim, 4, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs
+            in_chans, dim, 4, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs
         )
         self.norm = LayerNorm(dim, dtype=dtype, rngs=rngs)
 

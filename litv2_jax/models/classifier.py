@@ -1,6 +1,7 @@
 """LITv2 for image classification (arXiv:2205.13213, table 1)."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -21,19 +22,23 @@ class ClassifierConfig:
 
     Attributes:
         backbone: Sizes of the backbone.
-        num_classes: Size K of the logits.
+        num_classes: Size K of the logits; 0 makes a model without a head, which returns
+            features.
     """
 
     backbone: BackboneConfig
     num_classes: int = 1000
 
     def __post_init__(self):
-        if self.num_classes < 1:
-            raise ValueError(f"num_classes={self.num_classes} must be 1 or more.")
+        if self.num_classes < 0:
+            raise ValueError(
+                f"num_classes={self.num_classes} must be 0, for a model that returns "
+                "features, or more."
+            )
 
 
 class Classifier(nnx.Module):
-    """Backbone, norm, mean over the map, linear head.
+    """Backbone, norm, mean over the map, linear head, if there are classes.
 
     Comes ready for inference; train with
     `nnx.view(model, deterministic=False, use_running_average=False)`.
@@ -51,16 +56,14 @@ class Classifier(nnx.Module):
         # From here on in float32 at least: these layers cost next to nothing.
         exact = jnp.promote_types(dtype, jnp.float32)
         self.norm = LayerNorm(dim, dtype=exact, rngs=rngs)
-        self.head = Linear(
-            dim,
-            config.num_classes,
-            dtype=exact,
-            kernel_init=initializers.linear_kernel,
-            rngs=rngs,
+        linear = functools.partial(
+            Linear, dtype=exact, kernel_init=initializers.linear_kernel, rngs=rngs
         )
+        count = config.num_classes
+        self.head: Linear | None = linear(dim, count) if count else None
 
     def __call__(self, images: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Returns logits [B, K], float32.
+        """Returns logits [B, K], or features [B, C] if there are no classes, float32.
 
         Args:
             images: [B, H, W, 3], normalised by ImageNet's mean and standard deviation.
@@ -84,10 +87,11 @@ class Classifier(nnx.Module):
 
         Args:
             x: [B, h, w, C], from `forward_features`.
-            pre_logits: Whether to return the mean.
+            pre_logits: Whether to return the mean, as a model without a head always
+                does.
         """
         x = jnp.mean(x, axis=(1, 2))
-        return x if pre_logits else self.head(x)
+        return x if pre_logits or self.head is None else self.head(x)
 
     def features(
         self,
@@ -108,4 +112,5 @@ class Classifier(nnx.Module):
 
     def reorder_classes(self, order: Sequence[int]) -> None:
         """Makes class k the one that was class order[k]."""
-        reorder_outputs(self.head, order)
+        if self.head is not None:
+            reorder_outputs(self.head, order)

@@ -34,7 +34,8 @@ def _describe_classifier_input(image_size: int) -> dict[str, Any]:
 
 def _classifier_norms(model: Classifier) -> Iterator[tuple[LayerNorm, Any]]:
     # The mean over the map, which lies between, commutes with scale and bias.
-    yield model.norm, model.head
+    if model.head is not None:
+        yield model.norm, model.head
 
 
 CLASSIFIER = register(

@@ -64,6 +64,11 @@ class Family:
         """Number of classes of the published models."""
         return next(iter(self.configs.values())).num_classes
 
+    @property
+    def published_channels(self) -> int:
+        """Channels of the images that the published models take."""
+        return next(iter(self.configs.values())).backbone.in_chans
+
 
 def side_of(name: str, axis: int = 0) -> Callable[[Shapes], int]:
     """Returns a function that reads one side of an array, for `Family.torch_sizes`."""

@@ -50,7 +50,7 @@ def count_classifier(model: Classifier, image_size: tuple[int, int]) -> Flops:
     config, sizes = model.backbone.config, find_map_sizes(image_size)
     flops = count_backbone(config, sizes)
     tokens = [height * width for height, width in sizes]
-    head = config.dims[-1] * model.head.out_features
+    head = config.dims[-1] * model.head.out_features if model.head else 0
     first = tokens[0] // 2**NUM_STAGES
     return Flops(
         flops.published + config.dims[-1] * first + head,

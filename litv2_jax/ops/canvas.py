@@ -23,6 +23,22 @@ def zero_beyond(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
     return jnp.where(is_inside[..., None], x, jnp.zeros((), x.dtype))
 
 
+def mirror_inside(x: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Mirrors each image left and right, within its part of the map.
+
+    Args:
+        x: [B, H, W, C]; what is beyond the images stays.
+        sizes: Integers [B, 2], height and width of the image's part of each map.
+    """
+    columns = jnp.arange(x.shape[2])
+
+    def mirror(pixels: jax.Array, width: jax.Array) -> jax.Array:
+        source = jnp.where(columns < width, width - 1 - columns, columns)
+        return jnp.take(pixels, source, axis=1)
+
+    return jax.vmap(mirror)(x, sizes[:, 1])
+
+
 def pack_inside(x: jax.Array, sizes: jax.Array) -> jax.Array:
     """Moves each image's positions to the front of its map, row by row.
 

@@ -4,6 +4,8 @@ As `torch.nn.functional.interpolate` with `align_corners=False`: no antialiasing
 positions outside the map take the value at its edge.
 """
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,21 +85,71 @@ def resample_bilinear(
     Returns:
         [B, *canvas, C]; what is beyond the new size is not valid.
     """
+    return resample_in_steps(x, [(sizes, new_sizes)], canvas, first_row)
 
-    def resample_one(x, size, new_size):
-        for axis, first in enumerate((first_row, 0)):
-            length = size[axis].astype(jnp.float32)
-            scale = length / new_size[axis].astype(jnp.float32)
-            position = (first + jnp.arange(canvas[axis]) + 0.5) * scale - 0.5
-            position = jnp.clip(position, 0, length - 1)
-            low = jnp.floor(position).astype(jnp.int32)
-            high = jnp.minimum(low + 1, size[axis] - 1)
-            share = (position - low).astype(x.dtype)
-            share = jnp.expand_dims(share, (1 - axis, 2))
-            x = (1 - share) * jnp.take(x, low, axis) + share * jnp.take(x, high, axis)
+
+# Integers [B, 2], height and width of the part of each map, and what they become.
+Step = tuple[jax.Array, jax.Array]
+
+
+def resample_in_steps(
+    x: jax.Array,
+    steps: Sequence[Step],
+    canvas: tuple[int, int],
+    first_row: int | jax.Array = 0,
+    *,
+    is_mirrored: bool = False,
+) -> jax.Array:
+    """Resizes like `resample_bilinear`, several times, keeping no map in between.
+
+    Args:
+        x: [B, H, W, C].
+        steps: One or more.
+        canvas: As in `resample_bilinear`, of the last step.
+        first_row: As in `resample_bilinear`.
+        is_mirrored: Whether to mirror each map left and right at the end, within its
+            part.
+    """
+
+    def resample_one(x, steps):
+        width = steps[-1][1][1]
+        columns = jnp.arange(canvas[1])
+        if is_mirrored:
+            columns = jnp.maximum(width - 1 - columns, 0)
+        for axis, index in enumerate((first_row + jnp.arange(canvas[0]), columns)):
+            lengths = [(size[axis], new_size[axis]) for size, new_size in steps]
+            x = _sample(x, axis, index, lengths)
         return x
 
-    return jax.vmap(resample_one)(x, sizes, new_sizes)
+    return jax.vmap(resample_one)(x, list(steps))
+
+
+def _sample(
+    x: jax.Array,
+    axis: int,
+    index: jax.Array,
+    lengths: Sequence[tuple[jax.Array, jax.Array]],
+) -> jax.Array:
+    """Returns what a map has at indices of an axis, once that is resized.
+
+    Args:
+        x: [H, W, C].
+        axis: 0 or 1.
+        index: Integers [N], after the last step.
+        lengths: Of each step, the axis before and after.
+    """
+    *earlier, (length, new_length) = lengths
+
+    def take(index: jax.Array) -> jax.Array:
+        return _sample(x, axis, index, earlier) if earlier else jnp.take(x, index, axis)
+
+    scale = length.astype(jnp.float32) / new_length.astype(jnp.float32)
+    position = (index + 0.5) * scale - 0.5
+    position = jnp.clip(position, 0, length.astype(jnp.float32) - 1)
+    low = jnp.floor(position).astype(jnp.int32)
+    high = jnp.minimum(low + 1, length - 1)
+    share = jnp.expand_dims((position - low).astype(x.dtype), (1 - axis, 2))
+    return (1 - share) * take(low) + share * take(high)
 
 
 def _resample_nearest(
@@ -132,13 +184,36 @@ def resample_argmax(
     Returns:
         [B, *canvas] int32.
     """
+
+    def resample(canvas: tuple[int, int], first_row: jax.Array) -> jax.Array:
+        return resample_bilinear(x, sizes, new_sizes, canvas, first_row)
+
+    return argmax_in_strips(resample, canvas, x.shape[-1])
+
+
+def argmax_in_strips(
+    compute: Callable[[tuple[int, int], jax.Array], jax.Array],
+    canvas: tuple[int, int],
+    num_channels: int,
+) -> jax.Array:
+    """Returns the largest channel of each position of maps that are never kept.
+
+    Args:
+        compute: Returns [B, *size, C], a strip of the maps, given its size and the
+            first of its rows, which may go beyond the canvas.
+        canvas: Height and width of the maps.
+        num_channels: Channels C.
+
+    Returns:
+        [B, *canvas] int32.
+    """
     height, width = canvas
-    rows = min(height, max(1, _STRIP_SIZE // (width * x.shape[-1])))
+    rows = min(height, max(1, _STRIP_SIZE // (width * num_channels)))
 
     def compute_strip(first_row: jax.Array) -> jax.Array:
-        strip = resample_bilinear(x, sizes, new_sizes, (rows, width), first_row)
-        return strip.argmax(-1).astype(jnp.int32)
+        return compute((rows, width), first_row).argmax(-1).astype(jnp.int32)
 
     # [strips, B, rows, width]; the last strip may go beyond the canvas.
     strips = jax.lax.map(compute_strip, jnp.arange(0, height, rows))
-    return strips.swapaxes(0, 1).reshape(len(x), -1, width)[:, :height]
+    batch = strips.shape[1]
+    return strips.swapaxes(0, 1).reshape(batch, -1, width)[:, :height]

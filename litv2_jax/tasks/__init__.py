@@ -15,6 +15,9 @@ TASKS = {
     "segmentation": Segmentation,
 }
 
+# Settings that recipes had not always, and what they were before.
+DEFAULTS = {"eval.tta": "none"}
+
 
 def create_task(
     name: str,

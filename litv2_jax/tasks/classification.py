@@ -27,6 +27,7 @@ from typing import Any
 
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -194,7 +195,7 @@ class Classification(ImageTask):
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns hits and loss of each image; see the table above."""
         labels = batch["label"]
-        logits = model(normalize(batch["image"]))
+        logits = self._average_views(model, batch)
         rank = rank_labels(logits, labels)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {
@@ -208,7 +209,18 @@ class Classification(ImageTask):
 
     def predict(self, model: Any, batch: Batch) -> Batch:
         """Returns the probabilities of the classes."""
-        return {"probability": jax.nn.softmax(model(normalize(batch["image"])))}
+        return {"probability": jax.nn.softmax(self._average_views(model, batch))}
+
+    def _average_views(self, model: Any, batch: Batch) -> jax.Array:
+        """Returns logits [B, K], averaged with those of mirror images for `flip`.
+
+        The mean is that of logits, as in timm's oversampling (`--tta`).
+        """
+        images = normalize(batch["image"])
+        logits = model(images)
+        if self._settings.eval.tta == "flip":
+            logits = (logits + model(jnp.flip(images, axis=2))) / 2
+        return logits
 
     def metric(self) -> Accuracy:
         """Returns an empty metric of `top1`, `top5` and `loss`."""

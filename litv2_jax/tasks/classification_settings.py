@@ -92,6 +92,22 @@ class AugmentSettings:
     mix_group_size: Count = 0
 
 
+# Test-time augmentation.
+TTA = ("none", "flip")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """Section `eval` of a recipe.
+
+    Attributes:
+        tta: Test-time augmentation: `flip` averages the logits of each image and its
+            mirror image; `none` takes the image alone.
+    """
+
+    tta: Annotated[str, OneOf(*TTA)] = "none"
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Sections of a recipe that are those of classification."""
@@ -99,6 +115,7 @@ class Settings:
     model: ModelSettings
     data: DataSettings
     augment: AugmentSettings
+    eval: EvalSettings = EvalSettings()
 
 
 def check(settings: Settings) -> None:

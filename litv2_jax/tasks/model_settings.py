@@ -9,6 +9,7 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.models.backbone import BackboneConfig, Rate
+from litv2_jax.models.blocks import RGB
 from litv2_jax.models.family import find_family
 from litv2_jax.settings import ConfigError, OneOf, Text, check_names, convert
 
@@ -52,6 +53,13 @@ class ModelSettings:
         check_names(self.sizes, kinds, "config.model.sizes")
         for name, value in self.sizes.items():
             convert(value, kinds[name], f"config.model.sizes.{name}")
+        in_chans = self.sizes.get("in_chans", RGB)
+        if in_chans != RGB:
+            raise ConfigError(
+                f"config.model.sizes.in_chans is {in_chans}, but data sets give RGB "
+                f"images, of {RGB} channels: remove it, or train create_model(..., "
+                f"in_chans={in_chans}) in a loop of your own."
+            )
         try:
             nnx.eval_shape(lambda: self.build(nnx.Rngs(0), num_classes=1))
         except (ValueError, TypeError, ArithmeticError) as error:

@@ -7,6 +7,7 @@
 | label      | [B, H, W] uint8, 255 being ignored; in evaluation [B, H', W']    |
 | label_size | [B, 2] int32, the same of the label, in evaluation               |
 | valid      | [B] bool, in evaluation                                          |
+| image_0.5, size_0.5 and so on | the image at other sizes, for `eval.tta`      |
 
 | outputs    | of `evaluate`                                                    |
 |------------|------------------------------------------------------------------|
@@ -48,6 +49,7 @@ from litv2_jax.pictures import draw_maps
 from litv2_jax.settings import parse
 from litv2_jax.tasks.image_task import ImageTask
 from litv2_jax.tasks.segmentation_settings import DataSettings, Settings, check
+from litv2_jax.tasks.segmentation_views import classify_views
 from litv2_jax.tasks.task_data import TaskData
 from litv2_jax.training.task import Batch
 
@@ -93,7 +95,10 @@ class Segmentation(ImageTask):
     def _eval_transform(self) -> SegmentationEvalTransform:
         data = self._settings.data
         return SegmentationEvalTransform(
-            data.scale, data.zero_label, len(self.class_names)
+            data.scale,
+            data.zero_label,
+            len(self.class_names),
+            ratios=self._settings.eval.ratios,
         )
 
     @property
@@ -191,7 +196,7 @@ class Segmentation(ImageTask):
         """Returns the confusion matrix of the batch; see the table above."""
         labels = batch["label"]
         num_classes = len(self.class_names)
-        prediction = _classify_pixels(model, batch)
+        prediction = self._classify_pixels(model, batch)
         pairs = labels.astype(jnp.int32) * num_classes + prediction
         # Ignored pixels are counted in an extra bin, which is then dropped.
         pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
@@ -205,7 +210,19 @@ class Segmentation(ImageTask):
 
     def predict(self, model: Any, batch: Batch) -> Batch:
         """Returns the class of each pixel."""
-        return {"prediction": _classify_pixels(model, batch)}
+        return {"prediction": self._classify_pixels(model, batch)}
+
+    def _classify_pixels(self, model: Any, batch: Batch) -> jax.Array:
+        """Returns the class of each pixel, int32 [B, H', W'], at the label's size."""
+        settings = self._settings.eval
+        if settings.tta != "none":
+            return classify_views(model, batch, settings.ratios)
+        return model.predict(
+            normalize_inside(batch["image"], batch["size"]),
+            batch["size"],
+            batch["label_size"],
+            batch["label"].shape[1:],
+        )
 
     def metric(self) -> SegmentationScores:
         """Returns an empty metric of `mIoU`, `aAcc` and `mAcc`."""
@@ -230,13 +247,3 @@ class Segmentation(ImageTask):
             rows.append((image, truth, prediction))
         titles = ["input", "truth", "prediction"]
         draw_maps(rows, titles, self.class_names, path)
-
-
-def _classify_pixels(model: Any, batch: Batch) -> jax.Array:
-    """Returns the class of each pixel, int32 [B, H', W'], at the size of each label."""
-    return model.predict(
-        normalize_inside(batch["image"], batch["size"]),
-        batch["size"],
-        batch["label_size"],
-        batch["label"].shape[1:],
-    )

@@ -65,12 +65,40 @@ class DataSettings:
     max_unreadable: Count
 
 
+# Test-time augmentation, and the factors on the scale of images that each has.
+TTA = {
+    "none": (1.0,),
+    "flip": (1.0,),
+    # As in the configurations of mmsegmentation.
+    "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """Section `eval` of a recipe.
+
+    Attributes:
+        tta: Test-time augmentation: `flip` averages the probabilities of each image and
+            its mirror image; `multiscale` those of both at six sizes, 0.5 to 1.75 times
+            the scale; `none` takes the image alone.
+    """
+
+    tta: Annotated[str, OneOf(*TTA)] = "none"
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Factors on the scale of images, one of which is 1."""
+        return TTA[self.tta]
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Sections of a recipe that are those of segmentation."""
 
     model: ModelSettings
     data: DataSettings
+    eval: EvalSettings = EvalSettings()
 
 
 def check(settings: Settings) -> None:

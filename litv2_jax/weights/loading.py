@@ -16,8 +16,8 @@ from litv2_jax.convert import identify
 from litv2_jax.convert.apply import match_weights
 from litv2_jax.convert.model_arrays import head_entries, torch_entries
 from litv2_jax.convert.rules import AXES_FROM_TORCH
-from litv2_jax.models.family import family_of, find_family
 from litv2_jax.settings import ConfigError
+from litv2_jax.weights.stored_ends import StoredEnds, is_same_kind
 
 # What to do with the head where the classes are others.
 HEADS = ("new", "keep")
@@ -144,16 +144,23 @@ class CheckpointWeights(Weights):
 
         note = explain_new_head(self, model, class_names) if head == "new" else ""
         skipped = sorted(e.path for e in head_entries(model)) if note else []
-        params, stats, parts = initialize_from(
-            self.path, params, stats, skipped=skipped
+        ends = StoredEnds(model, self.description)
+        if ends.lacks_head and not note:
+            raise ConfigError(
+                f"{self.path} has no head: create the model with num_classes=0, which "
+                "returns features, or give it the number of classes of a new head."
+            )
+        loaded, stats, parts = initialize_from(
+            self.path, ends.as_stored(params), stats, skipped=skipped
         )
-        notes = [note] if note else []
+        notes = [*ends.notes, *[note] * bool(note)]
         if parts:
             notes.append(
                 f"Only the backbone is taken from {self.path}, which is of another "
                 f"kind of model; {', '.join(parts)} are new."
             )
-        return Loaded(params, stats, parts or skipped, notes)
+        loaded = ends.as_model(loaded, params)
+        return Loaded(loaded, stats, parts or skipped, notes)
 
 
 def explain_new_head(
@@ -162,13 +169,15 @@ def explain_new_head(
     """Returns a sentence if weights are of other classes than a model, or ""."""
     head = head_entries(model)
     stored = weights.description
-    if not head or not is_same_kind(weights, model):
+    if not head or not is_same_kind(stored, model):
         return ""
     shapes = {entry.torch_name: entry.torch_shape for entry in torch_entries(model)}
     there, here = stored["model"]["num_classes"], identify.num_classes_of(shapes)
     names = display_names(stored.get("class_names") or [])
     ours = display_names(class_names)
-    if there != here:
+    if not there:
+        reason = f"{weights.path} has none"
+    elif there != here:
         reason = f"for {here} classes instead of the {there} of {weights.path}"
     elif names and ours and sorted(names) != sorted(ours):
         reason = f"the classes are others than those of {weights.path}"
@@ -176,10 +185,3 @@ def explain_new_head(
         return ""
     arrays = ", ".join(sorted(entry.path for entry in head))
     return f"The head ({arrays}) is new: {reason}. It has to be trained."
-
-
-def is_same_kind(weights: Weights, model: nnx.Module) -> bool:
-    """Returns whether weights are of a model of the same family as another model."""
-    name = weights.description.get("model", {}).get("name", "")
-    family = family_of(model)
-    return family is not None and name in family.configs and find_family(name) is family

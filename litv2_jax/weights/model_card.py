@@ -1,7 +1,7 @@
 """The card of a saved model: a page in Markdown for those who find it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ license, and how well it does is for its author to add.
 | task | {task} |
 | sizes | {sizes} |
 | input | {input} |
-| classes | {num_classes}: {classes} |
+| classes | {classes} |
 
 The arrays in `model.safetensors` have the names and layouts of the original PyTorch
 code, `config.json` says what create_model needs:
@@ -70,16 +70,22 @@ def write_card(
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     parameters = [x for n, x in arrays.items() if not n.endswith(statistics)]
     text = _CARD.format(
-        tag=_TAGS[task],
+        tag=_TAGS[task] if num_classes else "image-feature-extraction",
         name=name,
         parameters=sum(math.prod(x.shape) for x in parameters),
         task=task,
         sizes=_join(sizes) or "as published",
         input=_join(description["input"]),
-        num_classes=num_classes,
-        classes=_escape(shorten(names, limit=20)) if names else "not named",
+        classes=_describe_classes(num_classes, names),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _describe_classes(num_classes: int, names: Sequence[str]) -> str:
+    if not num_classes:
+        return "none: the model returns features"
+    shown = _escape(shorten(names, limit=20)) if names else "not named"
+    return f"{num_classes}: {shown}"
 
 
 def _join(values: Mapping[str, Any]) -> str:

@@ -201,3 +201,8 @@ def _check_sizes(sizes: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     theirs = identify.read_architecture(shapes)
     if ours != theirs:
         raise ValueError(f"it says {ours}, they are {theirs}")
+    if config.backbone.in_chans != identify.read_in_chans(shapes):
+        raise ValueError(
+            f"it says in_chans {config.backbone.in_chans}, they have "
+            f"{identify.read_in_chans(shapes)}"
+        )

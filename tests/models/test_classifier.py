@@ -285,7 +285,9 @@ def test_every_name_creates_a_model(name):
         ({"name": "litv2_xl"}, "no model called 'litv2_xl'; there are litv2_s, "),
         ({"depths": (2, 2)}, r"depths=\(2, 2\) must have one entry for each stage"),
         ({"num_heads": (5, 6, 12, 24)}, "must divide the channels of the stages"),
-        ({"num_classes": 0}, "num_classes=0"),
+        ({"num_classes": -1}, "num_classes=-1 must be 0, .* features, or more"),
+        ({"in_chans": 0}, "in_chans=0 must be the number of channels"),
+        ({"in_chans": 1.5}, "in_chans=1.5 must be the number of channels"),
         ({"drop_path_rate": 1.0}, "drop path rate of 1.0"),
     ],
 )

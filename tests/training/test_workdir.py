@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from litv2_jax import tasks
 from litv2_jax.checkpoints import list_steps
 from litv2_jax.settings import ConfigError
 from litv2_jax.training import workdir as workdir_module
@@ -226,8 +227,8 @@ def test_a_run_with_other_images_in_a_step_is_refused(tmp_path):
 
 def test_settings_that_recipes_have_since_had_their_defaults(tmp_path):
     RunConfig(SETTINGS, tmp_path, may_change=False).write()
-    defaults = {"ema_decay": 0.0}
-    new = {**SETTINGS, "ema_decay": 0.0}
+    defaults = {"ema_decay": 0.0} | tasks.DEFAULTS
+    new = {**SETTINGS, "ema_decay": 0.0, "eval": {"tta": "none"}}
     RunConfig(new, tmp_path, may_change=False, defaults=defaults)
     with pytest.raises(ConfigError, match="config.ema_decay was 0.0, is 0.9"):
         RunConfig(

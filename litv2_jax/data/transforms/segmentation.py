@@ -4,6 +4,7 @@ A record has `image` and `annotation`, the bytes of two files of the same size. 
 transforms are those of mmsegmentation 0.13: resized whole, and only then cropped.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -100,14 +101,25 @@ class SegmentationTrainTransform(grain.transforms.RandomMap):
         }
 
 
+def name_view(name: str, ratio: float) -> str:
+    """Returns what `image` or `size` is called at a factor on the scale."""
+    return name if ratio == 1 else f"{name}_{ratio:g}"
+
+
 class SegmentationEvalTransform(grain.transforms.Map):
-    """The whole image resized and its annotation as it is: `image` and `label`."""
+    """The whole image resized and its annotation as it is: `image` and `label`.
+
+    Attributes:
+        ratios: Factors on the scale, of each of which there is an image.
+    """
 
     def __init__(
         self,
         scale: tuple[int, int],
         zero_label: str,
         num_classes: int = geometry.IGNORED,
+        *,
+        ratios: Sequence[float] = (1.0,),
     ):
         """Creates the transform.
 
@@ -115,25 +127,33 @@ class SegmentationEvalTransform(grain.transforms.Map):
             scale: What the longer and the shorter side of an image may have, in pixels.
             zero_label: What 0 is in the annotations, `ignored` or `class`.
             num_classes: As in `decode_pair`.
+            ratios: Factors on the scale, one of which is 1.
         """
         self._scale = scale
         self._zero_label = zero_label
         self._num_classes = num_classes
+        self.ratios = tuple(ratios)
 
     def map(self, element: dict[str, Any]) -> dict[str, Any]:
         """Returns both, without padding.
 
-        Shapes: `image` uint8 [H, W, 3], resized; `label` uint8 at its own size, 255
-        where it is ignored.
+        Shapes: `image` uint8 [H, W, 3], resized, and of other ratios `image_0.5` and so
+        on; `label` uint8 at its own size, 255 where it is ignored.
         """
         image, label = decode_pair(element, self._zero_label, self._num_classes)
-        size = self.image_size(label.shape)
-        return {"image": geometry.resize_image(image, size), "label": label}
+        images = {
+            name_view("image", ratio): geometry.resize_image(
+                image, self.image_size(label.shape, ratio)
+            )
+            for ratio in self.ratios
+        }
+        return {**images, "label": label}
 
-    def image_size(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """Returns what height and width of an image become."""
+    def image_size(self, size: tuple[int, ...], ratio: float = 1.0) -> tuple[int, int]:
+        """Returns what height and width of an image become at a factor on the scale."""
         height, width = size
-        return geometry.keep_ratio_size((height, width), *self._scale)
+        long_side, short_side = (int(side * ratio) for side in self._scale)
+        return geometry.keep_ratio_size((height, width), long_side, short_side)
 
 
 def decode_pair(
