@@ -4,6 +4,11 @@ import os
 
 # Also for the programs that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most time goes to compiling programs that run once: LLVM's optimizations do not pay.
+# XLA's own, of which programs have their numbers and exchanges, stay as they are.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
+)
 
 import jax
 import pytest
