@@ -15,6 +15,8 @@ from litv2_jax import create_model, load_torch_weights, to_torch_state_dict
 from litv2_jax.convert.model_arrays import torch_entries
 
 GOLDEN = Path(__file__).parent / "golden"
+# Compiles as users do, for what is compared to the last bit; see tests/conftest.py.
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 SEED = 2022
 
 

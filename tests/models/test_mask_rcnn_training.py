@@ -28,7 +28,7 @@ from tests.models.test_mask_rcnn import (
 )
 from tests.models.test_retinanet import draw_images
 from tests.ops.test_masks import draw_ellipses, unpack_bits
-from tests.reference import Reference, compare_gradients, differentiate
+from tests.reference import AS_USERS, Reference, compare_gradients, differentiate
 
 # Where samples are given, this sets the masks alone, a quarter: fewer than the 128 of
 # the original, which take long, but more than the positive samples that there are.
@@ -115,7 +115,7 @@ def test_losses_match_mmdetection(group_size, is_given, monkeypatch):
     # Other code rounds otherwise, and swaps proposals: see `read_samples`.
     run = jax.jit(
         lambda model: model.losses(*inputs, **options),
-        compiler_options={} if is_given else {"xla_backend_optimization_level": 3},
+        compiler_options={} if is_given else AS_USERS,
     )
     losses = run(model_of("mask_rcnn", "tiny_ws2"))
     tolerance = 2e-6 if is_given else 1e-4
