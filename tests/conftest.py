@@ -4,15 +4,43 @@ With JAX_PLATFORMS=cuda, tests marked `gpu` run on a GPU.
 """
 
 import os
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
 # Also for the programs that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxlib
 import pytest
 
 from litv2_jax import compiler
 from litv2_jax.ops.implementations import OPERATIONS, use_implementation
+
+# Most time goes to compiling programs that run once: neither LLVM's optimizations nor
+# MLIR's code for each fusion pay. XLA's own passes, of which programs have their
+# numbers and exchanges, stay as they are.
+FAST_FLAGS = {
+    "xla_backend_optimization_level": "0",
+    "xla_cpu_use_fusion_emitters": "false",
+}
+
+
+def _list_known(flags):
+    """Leaves out what this version of XLA lacks, for which it would end the process."""
+    library = Path(jaxlib.__file__).with_name("libjax_common.so")
+    if not library.exists():
+        return []
+    with library.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as code:
+        return [f"--{n}={x}" for n, x in flags.items() if code.find(n.encode()) >= 0]
+
+
+ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
+if ON_CPU:
+    # Read when the first program is compiled, here and in the programs that tests start.
+    os.environ["XLA_FLAGS"] = " ".join(
+        [*_list_known(FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]
+    )
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -20,10 +48,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def pytest_collection_modifyitems(items):
-    """Skips what cannot run on a GPU, or on the few there are."""
-    if jax.default_backend() == "cpu":
+    """Skips what is not for GPUs, where tests are to run on one."""
+    if ON_CPU:
         return
-    reason = "is not marked gpu; on a CPU it runs"
+    reason = "is not marked gpu; it runs on a CPU"
     for item in items:
         if "gpu" not in item.keywords:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -11,10 +11,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from litv2_jax import load_torch_weights, to_torch_state_dict
+from litv2_jax import create_model, load_torch_weights, to_torch_state_dict
 from litv2_jax.convert.model_arrays import torch_entries
 
 GOLDEN = Path(__file__).parent / "golden"
+# Compiles as users do, for what is compared to the last bit; see tests/conftest.py.
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 SEED = 2022
 
 
@@ -58,6 +60,12 @@ def make_images(stem: str, count: int, size: tuple[int, int], photos: list[str])
     noise = [make_input(stem, (count, 3, *size))] if count else []
     crops = [rules.normalize_image(_images()[name])[None] for name in photos]
     return np.concatenate([*noise, *crops]).transpose(0, 2, 3, 1)
+
+
+@functools.cache
+def abstract_model(name: str) -> nnx.Module:
+    """Creates a model of shapes, only to be read: several tests compare each."""
+    return nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
 
 
 def fill(create) -> nnx.Module:

@@ -45,19 +45,22 @@ def test_ten_thousand_damaged_files_are_refused_or_read_right(tmp_path):
     check(list(fuzz_checkpoints.run(range(10_000, 20_000), tmp_path)))
 
 
-def test_the_judge_finds_nothing_wrong_with_what_is_right():
-    with Examiner() as examine, Examiner(ORACLE) as consult:
-        expected = consult(BARE)["digests"]
-        assert len(expected) == 1
+@pytest.fixture(scope="module")
+def expected():
+    with Examiner(ORACLE) as consult:
+        return consult(BARE)["digests"]
+
+
+def test_the_judge_finds_nothing_wrong_with_what_is_right(expected):
+    assert len(expected) == 1
+    with Examiner() as examine:
         assert find_fault(BARE, examine(BARE), expected) == ""
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_the_judge_finds_what_is_wrong(name):
+def test_the_judge_finds_what_is_wrong(name, expected):
     with Examiner(f"{broken_readers.__name__}:{name}") as examine:
-        verdict = examine(BARE)
-    with Examiner(ORACLE) as consult:
-        assert find_fault(BARE, verdict, consult(BARE)["digests"])
+        assert find_fault(BARE, examine(BARE), expected)
 
 
 def test_the_command_counts_and_fails(tmp_path):

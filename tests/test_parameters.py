@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from configs import imagenet
-from litv2_jax import models
 from litv2_jax.training.groups import ParameterGroups
+from tests.reference import abstract_model
 
 FOLDER = Path(__file__).parent / "parameters"
 VARIANTS = [
@@ -25,7 +25,7 @@ VARIANTS = [
 
 
 def describe(name: str) -> str:
-    model = nnx.eval_shape(lambda: models.create_model(name, rngs=nnx.Rngs(0)))
+    model = abstract_model(name)
     state = nnx.to_pure_dict(nnx.state(model))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     groups = ParameterGroups(imagenet.get_config().optimizer.groups, params)

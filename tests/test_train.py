@@ -1,6 +1,7 @@
 """What a user meets who starts `train.py`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,54 +25,96 @@ def start(*arguments) -> subprocess.CompletedProcess:
 SMALL = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
 
 
+MISTAKES = [
+    ([], "Flag --config must have a value"),
+    ([DIGITS], "Add --workdir FOLDER to the command."),
+    ([DIGITS, "--eval-only"], "Add --weights FOLDER to the command."),
+    (["--config=configs/demo.py:letters"], "No recipe for 'letters'"),
+    (["--config=configs/absent.py"], "No such file or directory"),
+    ([DIGITS, "--config.batchsize=8"], 'Did you mean "batch_size"'),
+    ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
+    ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
+    ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
+    ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
+    ([DIGITS, "--workdir=README.md/w"], "README.md is a file): name a folder"),
+    ([DIGITS, "--workdir=w", "--config.seed=-1"], "config.seed is -1 but must be"),
+    ([DIGITS, "--workdir=w", "--num-processes=2"], "--num-processes is 2, but"),
+    ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
+    ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
+    (["--config=README.md"], "README.md is not Python"),
+    ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
+    (
+        [DIGITS, "--workdir=w", "--compilation-cache=/proc/none"],
+        "Compiled programs cannot be kept in /proc/none",
+    ),
+    (
+        [DIGITS, "--workdir=w", "--config.accumulation_steps=3"],
+        "config.batch_size is 64, whose parts (config.accumulation_steps is 3)",
+    ),
+    ([DIGITS, "--workdir=w", "--config.eval.tta=x"], "config.eval.tta is 'x'; use"),
+    ([DIGITS, "--workdir=w", "--config.remat=all"], "config.remat is 'all'; use"),
+    (
+        [DIGITS, "--workdir=w", "--config.batch_norm_group_size=24"],
+        "config.batch_norm_group_size is 24, which does not divide the 64",
+    ),
+    (
+        [DIGITS, "--workdir=w", "--config.augment.mix_group_size=24"],
+        "config.augment.mix_group_size is 24, which does not divide "
+        "config.batch_size, 64: use a divisor",
+    ),
+]
+
+# Imports what train.py imports, which takes seconds, and then forks for each start.
+STARTS = """
+import json, os, sys
+from absl import app
+import train
+
+for number, arguments in enumerate(json.load(sys.stdin)):
+    if not (process := os.fork()):
+        sys.argv = ["train.py", *arguments]
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            stream.flush()
+            with open(f"{sys.path[0]}/{number}.{name}", "wb") as file:
+                os.dup2(file.fileno(), stream.fileno())
+        app.run(train.main, flags_parser=train._parse_flags)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    print("status", status, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """Returns how train.py ends with each mistake, and what it says of it."""
+    folder = tmp_path_factory.mktemp("starts")
+    (folder / "starts.py").write_text(STARTS)
+    result = subprocess.run(
+        [sys.executable, folder / "starts.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        input=json.dumps([arguments for arguments, _ in MISTAKES]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split() for line in result.stdout.splitlines()]
+    codes = [int(words[1]) for words in lines if words[0] == "status"]
+    errors = [(folder / f"{i}.stderr").read_text() for i in range(len(codes))]
+    return list(zip(codes, errors, strict=True))
+
+
+@pytest.mark.xdist_group("mistakes")
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "Flag --config must have a value"),
-        ([DIGITS], "Add --workdir FOLDER to the command."),
-        ([DIGITS, "--eval-only"], "Add --weights FOLDER to the command."),
-        (["--config=configs/demo.py:letters"], "No recipe for 'letters'"),
-        (["--config=configs/absent.py"], "No such file or directory"),
-        ([DIGITS, "--config.batchsize=8"], 'Did you mean "batch_size"'),
-        ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
-        ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
-        ([DIGITS, "--workdir=w", "--config.task=x"], "config.task is 'x'; there are"),
-        ([DIGITS, "--workdir=/proc/none"], "/proc/none"),
-        ([DIGITS, "--workdir=README.md/w"], "README.md is a file): name a folder"),
-        ([DIGITS, "--workdir=w", "--config.seed=-1"], "config.seed is -1 but must be"),
-        ([DIGITS, "--workdir=w", "--num-processes=2"], "--num-processes is 2, but"),
-        ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
-        ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
-        (["--config=README.md"], "README.md is not Python"),
-        ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
-        (
-            [DIGITS, "--workdir=w", "--compilation-cache=/proc/none"],
-            "Compiled programs cannot be kept in /proc/none",
-        ),
-        (
-            [DIGITS, "--workdir=w", "--config.accumulation_steps=3"],
-            "config.batch_size is 64, whose parts (config.accumulation_steps is 3)",
-        ),
-        ([DIGITS, "--workdir=w", "--config.eval.tta=x"], "config.eval.tta is 'x'; use"),
-        ([DIGITS, "--workdir=w", "--config.remat=all"], "config.remat is 'all'; use"),
-        (
-            [DIGITS, "--workdir=w", "--config.batch_norm_group_size=24"],
-            "config.batch_norm_group_size is 24, which does not divide the 64",
-        ),
-        (
-            [DIGITS, "--workdir=w", "--config.augment.mix_group_size=24"],
-            "config.augment.mix_group_size is 24, which does not divide "
-            "config.batch_size, 64: use a divisor",
-        ),
-    ],
+    ("number", "message"), [(i, message) for i, (_, message) in enumerate(MISTAKES)]
 )
-def test_mistakes_are_answered_with_a_sentence(arguments, message):
-    result = start(*arguments)
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
+def test_mistakes_are_answered_with_a_sentence(answers, number, message):
+    code, errors = answers[number]
+    assert code == 1
+    last = errors.strip().splitlines()[-1]
     assert last.startswith("train.py: ")
     assert message in last
-    assert "Traceback" not in result.stderr
+    assert "Traceback" not in errors
 
 
 def test_a_dry_run_tells_what_a_run_would_take(tmp_path):

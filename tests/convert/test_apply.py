@@ -9,7 +9,13 @@ from litv2_jax import load_torch_weights, models, to_torch_state_dict
 from litv2_jax.convert.identify import recognize_variant
 from litv2_jax.convert.model_arrays import torch_entries
 from litv2_jax.models.backbone import VARIANTS
-from tests.reference import GOLDEN, Reference, make_images, make_weights
+from tests.reference import (
+    GOLDEN,
+    Reference,
+    abstract_model,
+    make_images,
+    make_weights,
+)
 
 EXPECTED = Reference("checkpoint_expected")
 SIZES = {
@@ -50,7 +56,7 @@ def test_checkpoints_give_the_logits_of_pytorch(path):
 
 @pytest.mark.parametrize("name", models.list_models())
 def test_names_and_shapes_are_those_of_the_original(name):
-    model = abstract(name)
+    model = abstract_model(name)
     shapes = torch_shapes(model)
     expected = Reference("litv2_models").cases
     case = f"{name.split('_')[1]}_224"

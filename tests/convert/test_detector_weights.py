@@ -14,10 +14,10 @@ from litv2_jax import pretrained
 from litv2_jax.convert.identify import recognize_variant
 from litv2_jax.convert.torch_file import read_checkpoint, write_torch_checkpoint
 from litv2_jax.inference import Predictor
-from litv2_jax.models import list_models
 from tests.convert.test_apply import abstract, torch_shapes
+from tests.models import test_detectors
 from tests.models.detection import TINY
-from tests.reference import make_weights, read_json
+from tests.reference import abstract_model, make_weights, read_json
 
 NAMES = {
     kind: read_json(f"dense/{kind.split('_')[0].replace('net', '')}_names_tiny.json")
@@ -57,10 +57,10 @@ def test_names_and_shapes_are_those_of_mmdetection(kind):
     assert ours == {n: tuple(shape) for n, shape in NAMES[kind]["tiny"].items()}
 
 
-@pytest.mark.parametrize("name", list_models("detection"))
+@pytest.mark.parametrize("name", test_detectors.NAMES)
 def test_published_variants_are_recognised(name):
     """Windows do not show in shapes: the first name is that of windows of 2."""
-    shapes = torch_shapes(abstract(name))
+    shapes = torch_shapes(abstract_model(name))
     first = name.removesuffix("_window4")
     assert recognize_variant(shapes) == first
     names = read_json("dense/det_names_smb.json")[first.replace("_litv2", "")]

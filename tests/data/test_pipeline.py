@@ -101,7 +101,7 @@ def test_processes_share_the_batches_that_one_would_have(parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_worker_processes_give_the_same_batches(workers):
     assert_same(train(14, start=3, workers=workers), train(14, start=3))
 

@@ -97,7 +97,10 @@ def test_resuming_with_other_processes_goes_on_with_the_same_batches(start):
     assert_same(together, expected)
 
 
-@pytest.mark.parametrize(("workers", "part"), [(1, (0, 1)), (2, (1, 2))])
+@pytest.mark.parametrize(
+    ("workers", "part"),
+    [pytest.param(1, (0, 1), marks=pytest.mark.slow), (2, (1, 2))],
+)
 def test_resuming_with_other_workers_goes_on_with_the_same_batches(workers, part):
     rows = slice(8 // part[1] * part[0], 8 // part[1] * (part[0] + 1))
     expected = {name: array[3:, rows] for name, array in train(12).items()}

@@ -69,7 +69,9 @@ def test_devices_detect_without_any_exchange(kind):
     assert list_collectives(text) == []
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("retinanet", marks=pytest.mark.slow), "mask_rcnn"]
+)
 def test_gradients_and_losses_are_all_that_training_exchanges(kind):
     def differentiate(merge, params, images, sizes, truths):
         def total(params):

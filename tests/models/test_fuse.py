@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,9 +30,13 @@ def create(**options):
     return model
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def run_state(graphdef, state, images):
+    return nnx.merge(graphdef, state)(images)
+
+
 def run(model, images):
-    graphdef, state = nnx.split(model)
-    return jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, images)
+    return run_state(*nnx.split(model), images)
 
 
 def draw_images(height, width):

@@ -28,7 +28,7 @@ REFERENCES = {
 }
 CASES = [
     "tiny_ws2",
-    "tiny_ws4",
+    pytest.param("tiny_ws4", marks=pytest.mark.slow),
     pytest.param("s_ws2", marks=pytest.mark.slow),
     pytest.param("s_ws4", marks=pytest.mark.slow),
 ]
@@ -63,9 +63,23 @@ def test_matches_pytorch(case):
         assert reference.difference(key, array) < TOLERANCE, key
 
 
-@functools.partial(jax.jit, static_argnames="rule")
-def detect(model, *arguments, rule="2.11"):
-    return model.detect(*arguments, rule=rule)
+@jax.jit
+def detect(model, *arguments):
+    return model.detect(*arguments)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def detect_by(rules, model, *arguments):
+    """One program, in which rules share the network."""
+    return {rule: model.detect(*arguments, rule=rule) for rule in rules}
+
+
+@functools.cache
+def detections_of(case, is_rescaled):
+    images, sizes = make_images(REFERENCES[case])
+    original_sizes = find_original_sizes(REFERENCES[case], sizes, is_rescaled)
+    model = model_of("retinanet", case)
+    return detect_by(("2.11", "3.2"), model, images, sizes, original_sizes)
 
 
 def compare_detections(reference, key, detections, image):
@@ -89,12 +103,9 @@ def compare_detections(reference, key, detections, image):
 def test_detections_match_mmdetection(case, rule, is_rescaled):
     """Order and labels, too; the two rules agree where 2.11 was run."""
     reference = REFERENCES[case]
-    images, sizes = make_images(reference)
-    original_sizes = find_original_sizes(reference, sizes, is_rescaled)
-    model = model_of("retinanet", case)
-    detections = detect(model, images, sizes, original_sizes, rule=rule)
+    detections = detections_of(case, is_rescaled)[rule]
     key = f"dets_rescale{int(is_rescaled)}"
-    for image in range(len(images)):
+    for image in range(len(detections.count)):
         if rule == "3.2":
             compare_detections(reference, f"{key}.{image}", detections, image)
         elif case == "tiny_ws2":
@@ -131,15 +142,19 @@ def compare_losses(reference, stem, losses):
         assert reference.difference(key, losses[ours]) < 2e-6 * scale, key
 
 
-@pytest.mark.parametrize("group_size", [0, 2])
+@jax.jit
+def compute_losses(model, *inputs):
+    """By the size of a group, 0 for the whole batch, in one program."""
+    return {size: model.losses(*inputs, loss_group_size=size) for size in (0, 2)}
+
+
 @pytest.mark.parametrize("case", ["tiny_ws2", SLOW_CASES[0]])
-def test_losses_match_mmdetection(case, group_size):
+def test_losses_match_mmdetection(case):
     """Of each level, for the batch of two that a GPU has."""
     reference = REFERENCES[case]
-    run = jax.jit(lambda model, *x: model.losses(*x, loss_group_size=group_size))
     inputs = (*make_images(reference), read_truth(reference))
-    losses = run(model_of("retinanet", case), *inputs)
-    compare_losses(reference, "loss_eval_mode", losses)
+    for losses in compute_losses(model_of("retinanet", case), *inputs).values():
+        compare_losses(reference, "loss_eval_mode", losses)
 
 
 def test_losses_of_the_published_version_are_the_same():
@@ -259,12 +274,15 @@ def test_fused_models_compute_the_same():
     assert len(jax.tree.leaves(nnx.state(fused))) < count
 
 
+call = jax.jit(lambda model, images: model(images))
+
+
 def test_classes_can_be_put_in_another_order():
     model = create_small()
     images, order = draw_images(1, 32, 64), [2, 0, 3, 1]
-    logits, deltas = jax.jit(lambda model, x: model(x))(model, images)
+    logits, deltas = call(model, images)
     model.reorder_classes(order)
-    after, same = jax.jit(lambda model, x: model(x))(model, images)
+    after, same = call(model, images)
     for i in range(5):
         before = logits[i].reshape(*logits[i].shape[:3], 9, 4)[..., order]
         np.testing.assert_array_equal(after[i], before.reshape(after[i].shape))
@@ -272,7 +290,5 @@ def test_classes_can_be_put_in_another_order():
 
 
 def test_a_new_model_finds_an_object_with_one_percent():
-    logits, _ = jax.jit(lambda model, x: model(x))(
-        create_small(), draw_images(1, 32, 64)
-    )
+    logits, _ = call(create_small(), draw_images(1, 32, 64))
     np.testing.assert_allclose(jax.nn.sigmoid(logits[0]), 0.01, atol=2e-3)

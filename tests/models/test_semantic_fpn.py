@@ -15,6 +15,7 @@ from litv2_jax.ops.resize import resize_bilinear
 from tests.reference import (
     SEED,
     Reference,
+    abstract_model,
     compare_gradients,
     dense_rules,
     differentiate,
@@ -127,8 +128,12 @@ def test_the_class_of_each_pixel_is_where_the_largest_logit_is():
     sizes, new_sizes = np.array([[32, 48], [20, 30]]), np.array([[70, 90], [40, 60]])
     model = model_of("tiny")
     arguments = images, sizes, new_sizes
-    logits = jax.jit(lambda model, *a: model.segment(*a, (70, 90)))(model, *arguments)
-    classes = jax.jit(lambda model, *a: model.predict(*a, (70, 90)))(model, *arguments)
+
+    @jax.jit
+    def run(model, *arguments):
+        return model.segment(*arguments, (70, 90)), model.predict(*arguments, (70, 90))
+
+    logits, classes = run(model, *arguments)
     np.testing.assert_array_equal(classes, logits.argmax(-1))
 
 
@@ -186,7 +191,7 @@ def test_training_matches_pytorch():
 def test_parameters_and_flops_are_the_published_ones(variant):
     facts = read_json("dense/semfpn_counts.json")[variant]
     name = f"semantic_fpn_litv2_{variant}"
-    model = nnx.eval_shape(lambda: create_model(name, rngs=nnx.Rngs(0)))
+    model = abstract_model(name)
 
     leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(math.prod(x.shape) for x in leaves) == facts["params"]
@@ -199,9 +204,8 @@ def test_parameters_and_flops_are_the_published_ones(variant):
 @pytest.mark.parametrize("size", [(29, 29), (64, 64), (33, 70), (97, 130)])
 def test_logits_have_stride_4_at_any_size(size):
     def run(images):
-        return create_model("semantic_fpn_litv2_s", rngs=nnx.Rngs(0), num_classes=7)(
-            images
-        )
+        sizes = {"num_classes": 7, "depths": (1, 1, 1, 1)}
+        return create_model("semantic_fpn_litv2_s", rngs=nnx.Rngs(0), **sizes)(images)
 
     logits = jax.eval_shape(run, jnp.ones((2, *size, 3)))
     assert logits.shape == (2, -(-size[0] // 4), -(-size[1] // 4), 7)
@@ -212,8 +216,9 @@ def test_fused_models_compute_the_same():
     fused = litv2_jax.fuse_for_inference(model)
     images = make_dense_images(1, 90, 118)
 
-    run = jax.jit(lambda model, x: model(x))
-    np.testing.assert_allclose(run(fused, images), run(model, images), atol=5e-5)
+    fused_logits = jax.jit(lambda model, x: model(x))(fused, images)
+    logits = run_stages(model, images)["logits"]
+    np.testing.assert_allclose(fused_logits, logits, atol=5e-5)
     count = len(jax.tree.leaves(nnx.state(model)))
     assert len(jax.tree.leaves(nnx.state(fused))) < count
 

@@ -9,7 +9,7 @@ from litv2_jax.ops.anchors import create_anchors
 from litv2_jax.ops.matching import BACKGROUND, IGNORED, match_boxes
 from tests.ops.test_anchors import CASES
 from tests.ops.test_boxes import make_boxes
-from tests.reference import Reference
+from tests.reference import AS_USERS, Reference
 
 GOLDEN = Reference("dense/det_parts")
 RULES = {
@@ -19,7 +19,7 @@ RULES = {
 }
 
 
-@functools.partial(jax.jit, static_argnames="rule")
+@functools.partial(jax.jit, static_argnames="rule", compiler_options=AS_USERS)
 def match_padded(priors, truth, priors_valid, truth_valid, rule):
     return match_boxes(
         priors, truth, priors_valid=priors_valid, truth_valid=truth_valid, **RULES[rule]

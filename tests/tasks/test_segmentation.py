@@ -79,7 +79,9 @@ def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
     assert read_rows(tmp_path, "train") == read_rows(workdir, "train")
 
 
-def test_the_saved_weights_score_what_was_reported(whole, capsys):
+def test_the_saved_weights_score_what_was_reported(whole, capsys, monkeypatch):
+    # By the program of the run.
+    monkeypatch.setattr("litv2_jax.training.evaluation.Devices", two_devices)
     _, task, workdir, results = whole
     scores = evaluate(task, workdir / "checkpoints" / "8")
     assert scores["mIoU"] == results["mIoU"]
@@ -101,7 +103,10 @@ def test_scores_are_those_of_each_image_by_itself(whole):
     model = litv2_jax.create_model(
         **task.description["model"], rngs=nnx.Rngs(0), weights=workdir
     )
-    evaluate_batch, predict_batch = jax.jit(task.evaluate), jax.jit(task.predict)
+
+    @jax.jit
+    def run(model, batch):
+        return task.evaluate(model, batch), task.predict(model, batch)["prediction"]
 
     @functools.partial(jax.jit, static_argnums=2)
     def classify(model, images, size):
@@ -110,8 +115,7 @@ def test_scores_are_those_of_each_image_by_itself(whole):
 
     num_pixels, num_images, shapes = 0, 0, set()
     for batch in task.eval_batches():
-        outputs = evaluate_batch(model, batch)
-        predictions = np.asarray(predict_batch(model, batch)["prediction"])
+        outputs, predictions = map(jax.device_get, run(model, batch))
         shapes.add(batch["image"].shape)
         confusion = np.zeros((6, 6), int)
         for i in np.flatnonzero(batch["valid"]):

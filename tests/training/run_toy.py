@@ -12,10 +12,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from litv2_jax.checkpoints import CheckpointError
 from litv2_jax.settings import ConfigError
+from litv2_jax.training import log
 from litv2_jax.training.devices import connect
 from litv2_jax.training.failures import failing_together, watch_failures
 from litv2_jax.training.loop import StoppedError, fit
-from tests.training.toy import ShiftAndLabel, Toy, toy_run
+from tests.training.toy import ShiftAndLabel, Toy, draw_no_curves, toy_run
 
 NUM_STEPS = 40
 
@@ -87,6 +88,7 @@ def parse_options() -> argparse.Namespace:
 
 def main() -> None:
     options = parse_options()
+    log.draw_curves = draw_no_curves
     if options.largest_file:
         limit_files(options.largest_file)
     connect(options.coordinator, options.processes, options.process)

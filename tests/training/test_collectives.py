@@ -104,7 +104,9 @@ def count_bytes(tree: Any) -> int:
 @pytest.mark.parametrize(
     "changes", [{}, pytest.param(PARTS, marks=pytest.mark.slow)], ids=["whole", "parts"]
 )
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)]
+)
 def test_training_exchanges_gradients_and_statistics_alone(start, name, changes):
     run = start(name, **changes)
     exchanged = list_collectives(compile_train_step(run))

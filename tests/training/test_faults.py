@@ -67,10 +67,10 @@ def assert_same_end(workdir: Path, undisturbed: Path) -> None:
 
 
 def test_killed_runs_end_bit_for_bit_the_same(tmp_path, undisturbed):
-    """Three kills at random moments, three while a checkpoint is being written."""
+    """Two kills at random moments, two while a checkpoint is being written."""
     moments = random.Random(0)
     reached = []
-    for number in range(6):
+    for number in range(4):
         process = start(tmp_path)
         before = last_step(tmp_path)
         wait_until(lambda: last_step(tmp_path) > before + 2, process)  # noqa: B023

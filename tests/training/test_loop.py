@@ -58,21 +58,40 @@ def stop_before(task, step):
     return Wrapper(task, train_batches=train_batches)
 
 
-@pytest.mark.parametrize("step", [3, 5, 7, 12])
-def test_resuming_equals_never_stopping_bit_for_bit(tmp_path, step):
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir and the results of a run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, fit(Toy(), toy_run(), workdir)
+
+
+@pytest.fixture
+def whole(finished):
+    """The workdir, only to be read."""
+    return finished[0]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(3, marks=pytest.mark.slow),
+        5,
+        7,
+        pytest.param(12, marks=pytest.mark.slow),
+    ],
+)
+def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path, step):
     task, run = Toy(), toy_run()
-    fit(task, run, tmp_path / "whole")
     with pytest.raises(InterruptedError):
-        fit(stop_before(task, step), run, tmp_path / "parts")
-    fit(task, run, tmp_path / "parts")
+        fit(stop_before(task, step), run, tmp_path)
+    fit(task, run, tmp_path)
 
     for kind in ("train", "eval"):
         # What was logged after the last checkpoint has been forgotten.
-        whole, parts = (read_rows(tmp_path / n, kind) for n in ("whole", "parts"))
-        assert whole == parts
+        assert read_rows(whole, kind) == read_rows(tmp_path, kind)
     chex.assert_trees_all_equal(
-        read_weights(task, tmp_path / "whole/checkpoints/12"),
-        read_weights(task, tmp_path / "parts/checkpoints/12"),
+        read_weights(task, whole / "checkpoints/12"),
+        read_weights(task, tmp_path / "checkpoints/12"),
     )
 
 
@@ -93,7 +112,9 @@ def test_a_half_written_line_of_the_log_is_dropped(tmp_path):
     assert [row["step"] for row in read_rows(tmp_path, "train")] == [*range(1, 13)]
 
 
-@pytest.mark.parametrize("counts", [(8, 2), (1, 8)])
+@pytest.mark.parametrize(
+    "counts", [pytest.param((8, 2), marks=pytest.mark.slow), (1, 8)]
+)
 def test_a_run_resumes_on_another_number_of_devices(tmp_path, counts):
     task, run = Toy(), toy_run()
     first, second = (Devices(jax.devices()[:count]) for count in counts)
@@ -117,6 +138,7 @@ def test_a_finished_run_says_so(tmp_path, capsys):
     assert f"The run in {tmp_path} is finished, at step 12" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("curves")
 def test_a_report_that_is_missing_is_made_up_for(tmp_path):
     """As after a kill between the last checkpoint and the report."""
     results = fit(Toy(), toy_run(), tmp_path)
@@ -131,50 +153,45 @@ def test_a_report_that_is_missing_is_made_up_for(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == log
 
 
-def test_a_run_is_logged_and_drawn(tmp_path):
-    task, run = Toy(), toy_run()
-    results = fit(task, run, tmp_path)
-    rows = read_rows(tmp_path, "eval")
+@pytest.mark.usefixtures("curves")
+def test_a_run_is_logged_and_drawn(finished):
+    whole, results = finished
+    rows = read_rows(whole, "eval")
     assert [row["step"] for row in rows] == [4, 8, 12]
     assert rows[-1]["top1"] == results["top1"]
     names = {"step", "kind", "loss", "draw", "learning_rate", "grad_norm"}
-    assert {frozenset(row) for row in read_rows(tmp_path, "train")} == {
-        frozenset(names)
-    }
-    assert (tmp_path / "report/curves.png").read_bytes().startswith(b"\x89PNG")
+    assert {frozenset(row) for row in read_rows(whole, "train")} == {frozenset(names)}
+    assert (whole / "report/curves.png").read_bytes().startswith(b"\x89PNG")
     for name in ("predictions", "augmented"):
-        assert (tmp_path / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
-    summary = (tmp_path / "report/summary.md").read_text()
+        assert (whole / f"report/{name}.png").read_bytes().startswith(b"\x89PNG")
+    summary = (whole / "report/summary.md").read_text()
     assert "12 steps, of which 0 were skipped" in summary
     assert f"| 12 | {results['top1']:.6g} |" in summary
-    assert any((tmp_path / "tensorboard").iterdir())
+    assert any((whole / "tensorboard").iterdir())
 
 
-def test_rows_are_means_over_the_steps_between_them(tmp_path):
-    fit(Toy(), toy_run(), tmp_path / "each")
-    fit(Toy(), toy_run(log_every_steps=2), tmp_path / "pairs")
+def test_rows_are_means_over_the_steps_between_them(whole, tmp_path):
+    fit(Toy(), toy_run(log_every_steps=2), tmp_path)
     each, pairs = (
-        [row["loss"] for row in read_rows(tmp_path / name, "train")]
-        for name in ("each", "pairs")
+        [row["loss"] for row in read_rows(workdir, "train")]
+        for workdir in (whole, tmp_path)
     )
     np.testing.assert_allclose(pairs, np.reshape(each, (-1, 2)).mean(1), rtol=1e-6)
 
 
-def test_every_step_draws_anew(tmp_path):
-    fit(Toy(), toy_run(), tmp_path / "0")
-    fit(Toy(), toy_run(seed=1), tmp_path / "1")
-    draws = [row["draw"] for n in "01" for row in read_rows(tmp_path / n, "train")]
+def test_every_step_draws_anew(whole, tmp_path):
+    fit(Toy(), toy_run(seed=1), tmp_path)
+    draws = [row["draw"] for w in (whole, tmp_path) for row in read_rows(w, "train")]
     assert len(set(draws)) == len(draws) == 24
 
 
-def test_evaluation_counts_every_example_once(tmp_path):
+def test_evaluation_counts_every_example_once(whole):
     """Whatever the batch size: 40 examples fill 2.5 batches of 16."""
-    fit(Toy(), toy_run(), tmp_path)
-    results = [evaluate(Toy(batch_size=size), tmp_path) for size in (8, 16, 40, 48)]
-    for result in results:
+    scores = [evaluate(Toy(batch_size=size), whole) for size in (8, 16, 40, 48)]
+    for result in scores:
         assert result["num_images"] == 40
-        assert result["top1"] == results[0]["top1"]
-        assert result["loss"] == pytest.approx(results[0]["loss"], rel=1e-5)
+        assert result["top1"] == scores[0]["top1"]
+        assert result["loss"] == pytest.approx(scores[0]["loss"], rel=1e-5)
 
 
 def broken_at(task, *steps):
@@ -193,7 +210,7 @@ def broken_at(task, *steps):
     return Wrapper(task, train_batches=train_batches, loss=loss)
 
 
-def test_an_update_that_is_not_finite_is_left_out_and_told(tmp_path, capsys):
+def test_an_update_that_is_not_finite_is_left_out_and_told(whole, tmp_path, capsys):
     task = Toy()
     # So that the run goes on from what it had at step 5.
     fit(broken_at(task, 6, 7), toy_run(max_skipped_steps=2), tmp_path)
@@ -206,9 +223,8 @@ def test_an_update_that_is_not_finite_is_left_out_and_told(tmp_path, capsys):
         *range(8, 13),
     ]
     rates = [row["learning_rate"] for row in read_rows(tmp_path, "train")]
-    fit(task, toy_run(), tmp_path / "whole")
-    whole = [row["learning_rate"] for row in read_rows(tmp_path / "whole", "train")]
-    assert rates == whole[:5] + whole[7:]
+    expected = [row["learning_rate"] for row in read_rows(whole, "train")]
+    assert rates == expected[:5] + expected[7:]
     summary = (tmp_path / "report/summary.md").read_text()
     assert "of which 2 were skipped" in summary
 
@@ -234,35 +250,32 @@ def test_checkpoints_between_evaluations(tmp_path):
     assert read_rows(whole, "train") == read_rows(parts, "train")
 
 
-def test_a_run_stopped_before_its_evaluation_makes_up_for_it(tmp_path):
+def test_a_run_stopped_before_its_evaluation_makes_up_for_it(whole, tmp_path):
     task, run = Toy(), toy_run()
 
     def evaluate(*_):
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    fit(task, run, tmp_path / "whole")
     original = Evaluator.__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "__call__", evaluate)
         with pytest.raises(StoppedError, match="with a checkpoint of step 4 of 12"):
-            fit(task, run, tmp_path / "parts")
+            fit(task, run, tmp_path)
     assert Evaluator.__call__ is original
-    fit(task, run, tmp_path / "parts")
+    fit(task, run, tmp_path)
     for kind in ("train", "eval"):
-        whole, parts = (read_rows(tmp_path / n, kind) for n in ("whole", "parts"))
-        assert whole == parts
+        assert read_rows(whole, kind) == read_rows(tmp_path, kind)
 
 
-def test_training_starts_from_given_weights(tmp_path):
-    fit(Toy(), toy_run(), tmp_path / "first")
+def test_training_starts_from_given_weights(whole, tmp_path):
     rates = ("learning_rate", "warmup_learning_rate", "end_learning_rate")
     frozen = {f"optimizer.{name}": 1e-12 for name in rates}
-    run = toy_run(weights=str(tmp_path / "first"), epochs=1.0, **frozen)
-    fit(Toy(), run, tmp_path / "second")
+    run = toy_run(weights=str(whole), epochs=1.0, **frozen)
+    fit(Toy(), run, tmp_path)
 
-    expected, _ = read_weights(Toy(), tmp_path / "first")
-    actual, _ = read_weights(Toy(), tmp_path / "second")
+    expected, _ = read_weights(Toy(), whole)
+    actual, _ = read_weights(Toy(), tmp_path)
     chex.assert_trees_all_close(actual, expected, atol=1e-9, rtol=0)
 
 

@@ -26,7 +26,7 @@ def test_steps_that_the_run_does_not_take_are_refused(tmp_path):
         StepRange(5, 12).check(5, 12)
 
 
-@pytest.mark.parametrize("last", [4, 12])
+@pytest.mark.parametrize("last", [4, pytest.param(12, marks=pytest.mark.slow)])
 def test_the_steps_are_traced_for_tensorboard_and_perfetto(tmp_path, last):
     fit(Toy(), toy_run(), tmp_path, profiled=StepRange(3, last))
     (folder,) = (tmp_path / "tensorboard" / "plugins" / "profile").iterdir()
