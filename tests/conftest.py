@@ -37,7 +37,7 @@ def _list_known(flags):
 
 ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
 if ON_CPU:
-    # Read when the first program is compiled, here and in the programs that tests start.
+    # Read when the first program is compiled, here and in what tests start.
     os.environ["XLA_FLAGS"] = " ".join(
         [*_list_known(FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]
     )
