@@ -57,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against-torch",
         nargs="*",
-        default=GPU_CONFIGURATIONS,
+        default=("compile", "compile_channels_last", "eager"),
         choices=GPU_CONFIGURATIONS,
         metavar="CONFIGURATION",
-        help=f"of {', '.join(GPU_CONFIGURATIONS)}; none if none is named",
+        help=f"of {', '.join(GPU_CONFIGURATIONS)}; none if none is named; by default "
+        "the compiled ones and eager",
     )
     parser.add_argument(
         "--torch-python", help="a Python that has PyTorch, if this one has not"
@@ -135,7 +136,8 @@ def _plan(
     has_models = bool({"models", "profile"} & {*options.sections})
     for variant in options.variants:
         is_first = variant == options.variants[0]
-        contest = Contest(_list_cases(options, variant), ceilings, options, description)
+        cases = _list_cases(options, variant)
+        contest = Contest(cases, ceilings, options, description, with_plain=is_first)
         if has_models:
             yield f"{variant}: compile", contest.prepare
         tests = None
@@ -150,7 +152,7 @@ def _plan(
             yield from _list_sections(contest, options.sections)
         contest.close()
         if is_first:
-            yield from _list_others(options, contest.cases[-1])
+            yield from _list_others(options, cases[-1])
 
 
 def _list_sections(

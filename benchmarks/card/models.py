@@ -31,6 +31,7 @@ from litv2_jax.models.backbone import VARIANTS
 
 # Of each process that compiles PyTorch's programs.
 CORES_PER_PEER = 2
+PROGRAMS_AT_A_TIME = 2
 # Of a profile: the calls, and the kernels that are listed.
 CALLS, NUM_KERNELS = 5, 60
 
@@ -44,6 +45,8 @@ class Contest:
         ceilings: Ceilings,
         options: argparse.Namespace,
         description: dict[str, Any],
+        *,
+        with_plain: bool,
     ):
         """Takes what is to be measured.
 
@@ -52,9 +55,10 @@ class Contest:
             ceilings: Of the device.
             options: Of the command.
             description: Of the run; PyTorch's version is added.
+            with_plain: Whether to measure without compiler options as well.
         """
         self.cases, self._ceilings, self._options = cases, ceilings, options
-        self._description = description
+        self._description, self._with_plain = description, with_plain
         # By the number of the case; without compiler options; by number and name.
         self._ours: dict[int, PreparedWork] = {}
         self._plain: dict[int, PreparedWork] = {}
@@ -64,8 +68,10 @@ class Contest:
 
     def prepare(self) -> list[Row]:
         """Compiles this code alone: XLA times what it can choose from."""
-        jobs = [(i, choice) for choice in (True, False) for i in range(len(self.cases))]
-        with ThreadPoolExecutor(len(jobs)) as pool:
+        choices = (True, False) if self._with_plain else (True,)
+        jobs = [(i, choice) for choice in choices for i in range(len(self.cases))]
+        # More at a time might not fit in memory: each is run to warm up.
+        with ThreadPoolExecutor(PROGRAMS_AT_A_TIME) as pool:
             found = list(pool.map(self._prepare_ours, jobs))
         return [row for rows in found for row in rows]
 
