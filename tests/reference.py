@@ -4,11 +4,13 @@ import functools
 import importlib.util
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from litv2_jax import create_model, load_torch_weights, to_torch_state_dict
@@ -60,6 +62,17 @@ def make_images(stem: str, count: int, size: tuple[int, int], photos: list[str])
     noise = [make_input(stem, (count, 3, *size))] if count else []
     crops = [rules.normalize_image(_images()[name])[None] for name in photos]
     return np.concatenate([*noise, *crops]).transpose(0, 2, 3, 1)
+
+
+def mark_slow(cases: Iterable[Any], is_slow: Callable[[Any], bool]) -> list[Any]:
+    """Returns the cases for `pytest.mark.parametrize`, some of them as slow tests."""
+    return [
+        pytest.param(
+            *(case if isinstance(case, tuple) else (case,)),
+            marks=pytest.mark.slow if is_slow(case) else (),
+        )
+        for case in cases
+    ]
 
 
 @functools.cache

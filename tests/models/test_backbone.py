@@ -8,19 +8,19 @@ from litv2_jax import load_torch_weights
 from litv2_jax.models import create_model
 from litv2_jax.models.backbone import BackboneConfig, Stage
 from litv2_jax.models.layer_norm import LayerNorm
-from tests.reference import Reference, fill, make_images, make_weights
+from tests.reference import (
+    Reference,
+    fill,
+    make_images,
+    make_weights,
+    mark_slow,
+)
 
 GOLDEN = Reference("backbone")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if "_s" in name else ())
-        for name in GOLDEN.cases
-    ],
-)
+@pytest.mark.parametrize("name", mark_slow(GOLDEN.cases, lambda name: "_s" in name))
 def test_features_match_the_dense_backbones(name):
     """Odd sizes, and the norms that segmentation and detection put on the maps."""
     case = GOLDEN.cases[name]

@@ -19,6 +19,7 @@ from tests.reference import (
     differentiate,
     fill,
     make_images,
+    mark_slow,
     read_json,
     to_torch_layout,
 )
@@ -76,10 +77,9 @@ def tiny_model(case: dict):
 @pytest.mark.usefixtures("all_implementations")
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        pytest.param(*case, marks=pytest.mark.slow if case in LONG_CASES else ())
-        for case in itertools.product(TINY.cases, ("eval", "train"))
-    ],
+    mark_slow(
+        itertools.product(TINY.cases, ("eval", "train")), LONG_CASES.__contains__
+    ),
 )
 def test_tiny_model_matches_pytorch(name, mode):
     case = TINY.cases[name]
@@ -127,13 +127,7 @@ def test_tiny_model_matches_pytorch(name, mode):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG_CASES else ())
-        for name in LARGE.cases
-    ],
-)
+@pytest.mark.parametrize("name", mark_slow(LARGE.cases, LONG_CASES.__contains__))
 def test_published_models_match_pytorch(name):
     case = LARGE.cases[name]
     model = fill(
@@ -272,15 +266,10 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     assert np.abs(logits - exact).max() < 0.1 * exact.std()
 
 
+# The arrays of the others are compared in tests/convert, too.
 @pytest.mark.parametrize(
     "name",
-    [
-        # Their arrays are compared in tests/convert, too.
-        pytest.param(
-            name, marks=() if name in ("litv2_s", "litv2_b_384") else pytest.mark.slow
-        )
-        for name in list_models()
-    ],
+    mark_slow(list_models(), lambda name: name not in ("litv2_s", "litv2_b_384")),
 )
 def test_every_name_creates_a_model(name):
     def run(images):

@@ -14,7 +14,7 @@ from litv2_jax.models.detector import find_factors, round_up
 from litv2_jax.ops.truth import Truth
 from tests.models import test_mask_rcnn, test_retinanet
 from tests.models.test_retinanet import draw_images
-from tests.reference import abstract_model, read_json
+from tests.reference import abstract_model, mark_slow, read_json
 
 SMALL = {"retinanet": test_retinanet.SMALL, "mask_rcnn": test_mask_rcnn.SMALL}
 ROUNDED = [[64, 32], [96, 96]]
@@ -25,10 +25,7 @@ def is_between(name):
     return "litv2_m" in name or name.endswith("litv2_b_window4")
 
 
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow if is_between(name) else ())
-    for name in list_models("detection")
-]
+NAMES = mark_slow(list_models("detection"), is_between)
 
 
 @pytest.mark.parametrize("name", NAMES)

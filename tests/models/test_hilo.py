@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from litv2_jax import HiLo
-from tests.reference import Reference, differentiate, fill, make_input
+from tests.reference import Reference, differentiate, fill, make_input, mark_slow
 
 GOLDEN = Reference("hilo")
 # The classification copy of the original floors the pooling at sizes that the window
@@ -38,13 +38,7 @@ def _is_amd() -> bool:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("all_implementations")
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in LONG_CASES else ())
-        for name in CASES
-    ],
-)
+@pytest.mark.parametrize("name", mark_slow(CASES, LONG_CASES.__contains__))
 def test_matches_pytorch(request, name):
     if "det_25x38" in name and "GPU" in request.node.name and _is_amd():
         pytest.skip("XLA's program for CPUs crashes the process on AMD processors.")

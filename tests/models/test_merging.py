@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from tests.reference import (
     make_images,
     make_input,
     make_weights,
+    mark_slow,
 )
 
 GOLDEN = Reference("dtm")
@@ -50,15 +53,10 @@ def read_input(name: str, case: dict) -> np.ndarray:
 @pytest.mark.gpu
 @pytest.mark.parametrize(
     ("name", "mode"),
-    [
-        pytest.param(
-            name,
-            mode,
-            marks=pytest.mark.slow if name in OFFSET_CASES and mode == "eval" else (),
-        )
-        for name in CASES
-        for mode in ("eval", "train")
-    ],
+    mark_slow(
+        itertools.product(CASES, ("eval", "train")),
+        lambda case: case[0] in OFFSET_CASES and case[1] == "eval",
+    ),
 )
 def test_matches_pytorch(name, mode):
     case = GOLDEN.cases[name]

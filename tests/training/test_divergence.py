@@ -18,6 +18,7 @@ from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import StoppedError, TrainingError, fit
 from litv2_jax.training.step import TrainState, make_train_step
+from tests.reference import mark_slow
 from tests.training.test_loop import Wrapper, broken_at, read_rows, read_weights
 from tests.training.test_old_checkpoints import unpack_format1
 from tests.training.toy import Toy, toy_run
@@ -112,13 +113,7 @@ def fit_on_one(task, run, workdir):
     return fit(task, run, workdir, Devices(jax.devices()[:1]))
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param(way, marks=pytest.mark.slow if way in LONG_WAYS else ())
-        for way in WAYS
-    ],
-)
+@pytest.mark.parametrize("way", mark_slow(WAYS, LONG_WAYS.__contains__))
 def test_a_diverged_run_keeps_a_good_checkpoint_and_names_it(tmp_path, way):
     """Through two restarts, as by a scheduler."""
     create, optimizer = WAYS[way]
