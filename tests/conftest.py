@@ -4,14 +4,13 @@ With JAX_PLATFORMS=cuda, tests marked `gpu` run on a GPU.
 """
 
 import os
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
+import subprocess
+import sys
 
 # Also for the programs that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
-import jaxlib
 import pytest
 
 from litv2_jax import compiler
@@ -20,26 +19,25 @@ from litv2_jax.ops.implementations import OPERATIONS, use_implementation
 # Most time goes to compiling programs that run once: neither LLVM's optimizations nor
 # MLIR's code for each fusion pay. XLA's own passes, of which programs have their
 # numbers and exchanges, stay as they are.
-FAST_FLAGS = {
-    "xla_backend_optimization_level": "0",
-    "xla_cpu_use_fusion_emitters": "false",
-}
+FAST_FLAGS = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+)
 
 
-def _list_known(flags):
-    """Leaves out what this version of XLA lacks, for which it would end the process."""
-    library = Path(jaxlib.__file__).with_name("libjax_common.so")
-    if not library.exists():
-        return []
-    with library.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as code:
-        return [f"--{n}={x}" for n, x in flags.items() if code.find(n.encode()) >= 0]
+def _takes(flag):
+    """Returns whether this version of XLA has a flag; others end the process."""
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = {**os.environ, "XLA_FLAGS": flag}
+    return not subprocess.run(command, env=environment, capture_output=True).returncode
 
 
 ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
-if ON_CPU:
+# Processes of pytest-xdist inherit what the first of them found.
+if ON_CPU and "PYTEST_XDIST_WORKER" not in os.environ:
     # Read when the first program is compiled, here and in what tests start.
     os.environ["XLA_FLAGS"] = " ".join(
-        [*_list_known(FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]
+        [*filter(_takes, FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]
     )
 
 jax.config.update("jax_num_cpu_devices", 8)
