@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from benchmarks.programs import DETECTION_SIZE, Case
+from benchmarks.programs import DETECTION_SIZE, Case, draw_images
 from benchmarks.recipes import plan_run
 from configs import coco_mask_rcnn, coco_retinanet
 from litv2_jax import compiler_options, create_model, fuse_for_inference
@@ -33,11 +32,9 @@ def create_detection(case: Case) -> tuple[Any, tuple[Any, ...]]:
         merged: Any = nnx.merge(graphdef, state)
         return merged.detect(images, sizes, sizes)
 
-    shape = (case.batch_size, *DETECTION_SIZE, 3)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
     sizes = jnp.tile(jnp.array(DETECTION_SIZE, jnp.int32), (case.batch_size, 1))
     run = jax.jit(detect, compiler_options=compiler_options())
-    return run, (nnx.as_pure(state), jnp.asarray(images), sizes)
+    return run, (nnx.as_pure(state), draw_images(case), sizes)
 
 
 def create_detector_run(case: Case) -> Run:

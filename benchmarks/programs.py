@@ -61,6 +61,11 @@ class Case:
         """Name of the recipe; the model for 384 pixels is that for 224."""
         return self.variant.removesuffix("_384")
 
+    @property
+    def part(self) -> str:
+        """What it is, whatever the model: the part of its rows."""
+        return f"{self.work}, batch {self.batch_size}, {self.dtype}"
+
     def describe_to_torch(self, configuration: str) -> dict[str, Any]:
         """Returns the job that is the same for `TorchPeer`."""
         return {
@@ -147,18 +152,27 @@ def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
         return logits
 
     run = jax.jit(forward, compiler_options=compiler_options())
-    return run, (nnx.as_pure(state), _draw_images(case))
+    return run, (nnx.as_pure(state), draw_images(case))
 
 
 def create_step(case: Case) -> tuple[Any, tuple[Any, ...]]:
     """Returns the jitted training step `step(state, batch, key)`, and its arguments."""
     run = create_run(case)
+    arguments = run.create_state(), draw_batch(case), jax.random.key(0)
+    return run.create_step(None), arguments
+
+
+def draw_batch(case: Case) -> dict[str, jax.Array]:
+    """Returns the images of a training step, and their mixed labels."""
     target = np.full((case.batch_size, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
-    batch = {"image": _draw_images(case), "target": jnp.asarray(target)}
-    return run.create_step(None), (run.create_state(), batch, jax.random.key(0))
+    return {"image": draw_images(case), "target": jnp.asarray(target)}
 
 
-def _draw_images(case: Case) -> jax.Array:
-    shape = (case.batch_size, case.image_size, case.image_size, 3)
+def draw_images(case: Case) -> jax.Array:
+    """Returns normalized images [B, H, W, 3]."""
+    sides = (case.image_size, case.image_size)
+    if case.variant in DETECTION:
+        sides = DETECTION_SIZE
+    shape = (case.batch_size, *sides, 3)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     return jnp.asarray(images)

@@ -77,12 +77,23 @@ def format_tables(rows: Sequence[Row]) -> str:
     )
 
 
-def _format_table(part: str, rows: Sequence[Row]) -> str:
+def tabulate(title: str, rows: Sequence[Row]) -> list[list[str]]:
+    """Returns the cells of a table: a line for each name, a column for each quantity.
+
+    Args:
+        title: Of the first column.
+        rows: Of one part.
+    """
     quantities = list(dict.fromkeys(row.quantity for row in rows))
     values = {(row.name, row.quantity): f"{row.value:.4g}" for row in rows}
-    lines = [[part, *quantities]]
+    lines = [[title, *quantities]]
     for name in dict.fromkeys(row.name for row in rows):
         lines.append([name, *(values.get((name, q), "") for q in quantities)])
+    return lines
+
+
+def _format_table(part: str, rows: Sequence[Row]) -> str:
+    lines = tabulate(part, rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_format_line(line, widths) for line in lines)
 

@@ -45,7 +45,7 @@ class PreparedWork:
             case: The case to measure.
             with_options: Whether XLA is given `litv2_jax.compiler_options()`.
         """
-        create = _find_creator(case)
+        create = find_creator(case)
         choose = contextlib.nullcontext if with_options else _no_compiler_options
         with _CREATING, choose():
             function, arguments = create(case)
@@ -89,7 +89,7 @@ class PreparedWork:
         jax.block_until_ready(result)
 
 
-def _find_creator(case: Case) -> Callable[[Case], tuple[Any, tuple[Any, ...]]]:
+def find_creator(case: Case) -> Callable[[Case], tuple[Any, tuple[Any, ...]]]:
     """Returns the function that makes the program of a case."""
     is_step = case.work == "train"
     if case.variant in DETECTION:

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,7 @@ from benchmarks import results
 from benchmarks.arguments import positive
 from benchmarks.card import devices, page, parity, parts
 from benchmarks.card.ceilings import Ceilings, measure_ceilings
-from benchmarks.card.models import Contest, name_part
+from benchmarks.card.models import Contest
 from benchmarks.programs import WORK, Case
 from benchmarks.results import Row
 from benchmarks.torch_peer.peer import GPU_CONFIGURATIONS
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the compiled ones and eager",
     )
     parser.add_argument(
-        "--torch-python", help="a Python that has PyTorch, if this one has not"
+        "--torch-python", default=sys.executable, help="a Python that has PyTorch"
     )
     parser.add_argument("--rehearse", action="store_true", help="with small shapes")
     parser.add_argument(
@@ -160,7 +161,7 @@ def _list_sections(
 ) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
     """Yields what is measured of the cases of one model."""
     for i, case in enumerate(contest.cases):
-        name = f"{case.variant}: {name_part(case)}"
+        name = f"{case.variant}: {case.part}"
         yield f"{name}, time", functools.partial(contest.measure, i)
         yield (
             f"{name}, roofline",

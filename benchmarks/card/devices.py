@@ -5,10 +5,9 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 
 from benchmarks.layers.command import time_all
-from benchmarks.programs import NUM_CLASSES, Case, create_run
+from benchmarks.programs import Case, create_run, draw_batch
 from benchmarks.results import Row
 from litv2_jax.training.devices import Devices
 
@@ -45,11 +44,7 @@ class _Step:
         create = functools.partial(jax.jit, out_shardings=devices.replicated)
         self._state = create(run.create_state)()
         self._key = create(lambda: jax.random.key(0))()
-        shape = (self.num_images, case.image_size, case.image_size, 3)
-        images = np.random.default_rng(0).standard_normal(shape, np.float32)
-        target = np.full((self.num_images, NUM_CLASSES), 1 / NUM_CLASSES, np.float32)
-        batch = {"image": images, "target": target}
-        self._batch = jax.device_put(batch, devices.batch_sharding)
+        self._batch = jax.device_put(draw_batch(case), devices.batch_sharding)
 
     def run(self) -> Any:
         self._state, scalars = self._step(self._state, self._batch, self._key)

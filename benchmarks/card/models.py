@@ -101,13 +101,13 @@ class Contest:
                 clocks[f"torch {name}"] = functools.partial(peer.time, name)
         times = take_turns(clocks, self._options.rounds)
         self._ms[i] = 1000 * statistics.median(x["seconds"] for x in times[OURS])
-        return summarize(case, name_part(case), times, facts)
+        return summarize(case, case.part, times, facts)
 
     def profile(self, i: int) -> list[Row]:
         """Returns the kernels of a program that take longest, in a call."""
         times = profile_kernels(self._ours[i], CALLS)
         longest = sorted(times.items(), key=lambda item: -item[1])[:NUM_KERNELS]
-        part = f"{name_part(self.cases[i])}, {self.cases[i].variant}, kernels"
+        part = f"{self.cases[i].part}, {self.cases[i].variant}, kernels"
         rows = [Row(part, name, "ms", milliseconds) for name, milliseconds in longest]
         return [*rows, Row(part, "all", "ms", sum(times.values()))]
 
@@ -128,7 +128,7 @@ class Contest:
             "% of the roofline": 100 * floor / (ms / 1000),
             "% by its kernels": 100 * estimate_seconds(kernels, *rates) / (ms / 1000),
         }
-        part = f"{name_part(case)}, roofline"
+        part = f"{case.part}, roofline"
         return [Row(part, case.variant, name, value) for name, value in values.items()]
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Contest:
         try:
             work = PreparedWork(case, with_options=with_options)
         except (RuntimeError, ValueError) as error:
-            return _leave_out(f"{name_part(case)}, {case.variant}", error)
+            return _leave_out(f"{case.part}, {case.variant}", error)
         (self._ours if with_options else self._plain)[i] = work
         if with_options:
             name = f"{case.variant}_{case.work}_{case.batch_size}.txt.gz"
@@ -156,21 +156,15 @@ class Contest:
     def _prepare_peer(self, job: tuple[int, str]) -> list[Row]:
         """Has PyTorch compile a case; returns a row where that does not work."""
         case, name = self.cases[job[0]], job[1]
-        python = self._options.torch_python
         try:
-            peer = self._stack.enter_context(TorchPeer(*([python] if python else [])))
+            peer = self._stack.enter_context(TorchPeer(self._options.torch_python))
             self._peers[job] = peer, prepare_peer(peer, name, case)
             about = {f"torch {key}": value for key, value in peer.describe().items()}
         except RuntimeError as error:
             self._peers.pop(job, None)
-            return _leave_out(f"{name_part(case)}, torch {name}", error)
+            return _leave_out(f"{case.part}, torch {name}", error)
         self._description.update(about)
         return []
-
-
-def name_part(case: Case) -> str:
-    """Returns a name for what a case is, whatever the model."""
-    return f"{case.work}, batch {case.batch_size}, {case.dtype}"
 
 
 def _leave_out(what: str, error: Exception) -> list[Row]:

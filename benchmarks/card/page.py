@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import Row
+from benchmarks.results import Row, tabulate
 
 
 def write(rows: Sequence[Row], description: dict[str, Any], path: Path) -> None:
@@ -20,10 +20,7 @@ def write(rows: Sequence[Row], description: dict[str, Any], path: Path) -> None:
 
 def format_table(part: str, rows: Sequence[Row]) -> str:
     """Returns a line for each name, a column for each quantity."""
-    quantities = list(dict.fromkeys(row.quantity for row in rows))
-    values = {(row.name, row.quantity): f"{row.value:.4g}" for row in rows}
-    lines = [["", *quantities], ["---"] * (len(quantities) + 1)]
-    for name in dict.fromkeys(row.name for row in rows):
-        lines.append([name, *(values.get((name, q), "") for q in quantities)])
-    body = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    head, *lines = tabulate("", rows)
+    rule = ["---"] * len(head)
+    body = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
     return f"## {part[:1].upper()}{part[1:]}\n\n{body}"

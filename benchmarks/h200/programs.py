@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import detectors, hlo
+from benchmarks import hlo
 from benchmarks.h200 import deviceless
 from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
+from benchmarks.work import find_creator
 from litv2_jax.training.step import create_graphdef
 
 
@@ -73,10 +74,7 @@ def compile_detector(name: str, work: str, batch_size: int) -> Program:
         batch_size: Number of images.
     """
     case = Case(name, work, batch_size, DETECTION_SIZE[0], "bfloat16")
-    create = detectors.create_detector_step
-    if work == "forward":
-        create = detectors.create_detection
-    function, arguments = create(case)
+    function, arguments = find_creator(case)(case)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     return compile_program(function, *shapes)
 

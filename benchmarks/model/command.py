@@ -84,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also run this code without litv2_jax.compiler_options()",
     )
     parser.add_argument(
-        "--torch-python", help="a Python that has PyTorch, if this one has not"
+        "--torch-python", default=sys.executable, help="a Python that has PyTorch"
     )
     parser.add_argument(
         "--output", type=Path, default=results.ROOT / "benchmarks/results/model.json"
@@ -135,7 +135,6 @@ def measure(
     case: Case, options: argparse.Namespace, description: dict[str, Any]
 ) -> list[Row]:
     """Times one piece of work here and, if asked to, in PyTorch."""
-    part = f"{case.work}, batch {case.batch_size}, {case.dtype}"
     ours = PreparedWork(case)
     facts: dict[str, dict[str, float | None]] = {}
     facts[OURS] = {"compile s": ours.compile_seconds, "peak MB": ours.peak_megabytes}
@@ -147,19 +146,18 @@ def measure(
         clocks[name] = plain.time
     with contextlib.ExitStack() as stack:
         for name in _list_peers(options):
-            python = [options.torch_python] if options.torch_python else []
             # One process each, so that one's memory is not another's.
-            peer = stack.enter_context(TorchPeer(*python))
+            peer = stack.enter_context(TorchPeer(options.torch_python))
             description.update({f"torch {k}": v for k, v in peer.describe().items()})
             facts[f"torch {name}"] = prepare_peer(peer, name, case)
             clocks[f"torch {name}"] = functools.partial(peer.time, name)
         times = take_turns(clocks, options.rounds)
-    rows = summarize(case, part, times, facts)
+    rows = summarize(case, case.part, times, facts)
     if options.published:
         ours.time(PUBLISHED_WARM_UP)
         seconds = ours.time(PUBLISHED_PASSES)["seconds"]
         speed = case.batch_size / seconds
-        rows.append(Row(part, case.variant, "images/s, 30 passes", speed))
+        rows.append(Row(case.part, case.variant, "images/s, 30 passes", speed))
     return rows
 
 

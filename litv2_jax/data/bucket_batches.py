@@ -73,13 +73,13 @@ class _Rows(EvalRows):
         canvases = [bucket.image, *bucket.others]
         for ratio, canvas in zip(self._ratios, canvases, strict=True):
             name = name_view("image", ratio)
-            empty = np.zeros((*canvas, 3), np.uint8)
-            row[name], size = _place(arrays[name] if arrays else empty, canvas, 0)
-            row[name_view("size", ratio)] = size
-        empty = np.full(bucket.label, geometry.IGNORED, np.uint8)
-        row["label"], row["label_size"] = _place(
-            arrays["label"] if arrays else empty, bucket.label, geometry.IGNORED
-        )
+            image = arrays[name] if arrays else np.zeros((*canvas, 3), np.uint8)
+            row[name], row[name_view("size", ratio)] = _place(image, canvas, 0)
+        if arrays:
+            label = arrays["label"]
+        else:
+            label = np.full(bucket.label, geometry.IGNORED, np.uint8)
+        row["label"], row["label_size"] = _place(label, bucket.label, geometry.IGNORED)
         return row
 
 
