@@ -43,6 +43,7 @@ class Kernel:
         flops: Of matrix products and convolutions.
         count: How often it is started.
         ops: The opcodes inside with their numbers; `grouped-convolution` is one.
+        source: The operation of JAX that it computes, with the scopes around it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Kernel:
     flops: int
     count: int
     ops: dict[str, int]
+    source: str = ""
 
     @property
     def bytes_moved(self) -> int:
@@ -92,6 +94,7 @@ def list_kernels(text: str) -> list[Kernel]:
             flops=_flops(instruction),
             count=count,
             ops=dict(_count_ops(instruction)),
+            source=instruction.find(r'op_name="([^"]*)"'),
         )
         for instruction, count in walk(hlo_text.parse(text))
     ]

@@ -33,8 +33,10 @@ def _takes(flag):
 
 
 ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
+# "0" compiles as users do; tests/measure_parity.py asks for it.
+IS_FAST = os.environ.get("COMPILE_TESTS_FAST", "1") != "0"
 # Processes of pytest-xdist inherit what the first of them found.
-if ON_CPU and "PYTEST_XDIST_WORKER" not in os.environ:
+if ON_CPU and IS_FAST and "PYTEST_XDIST_WORKER" not in os.environ:
     # Read when the first program is compiled, here and in what tests start.
     os.environ["XLA_FLAGS"] = " ".join(
         [*filter(_takes, FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]

@@ -1,31 +1,22 @@
 """Prints how far this code is from the original: python -m tests.measure_parity
 
-Runs the parity tests and gathers the differences that they look at.
+Runs the parity tests, slow ones too, compiled as users compile, and gathers the
+differences that they look at.
 """
 
 import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import re
+import sys
 
-import jax
+# Read by tests/conftest.py.
+os.environ["COMPILE_TESTS_FAST"] = "0"
+
 import pytest
 
-from tests.models import (
-    test_backbone,
-    test_classifier,
-    test_hilo,
-    test_mask_rcnn,
-    test_mask_rcnn_training,
-    test_merging,
-    test_retinanet,
-    test_semantic_fpn,
-)
-from tests.ops import test_deform_conv
 from tests.reference import Reference
 
-jax.config.update("jax_default_matmul_precision", "highest")
+# Parity tests have names such as `test_matches_pytorch`.
+TESTS = ["tests/models", "tests/ops/test_deform_conv.py", "-k", "match"]
 
 # Also of mmdetection 2.11, which has both models in one file.
 _RETINA, _MASK = "(retina.*/|det2.*/retina/)", "(mask.*/|det2.*/mask/)"
@@ -79,28 +70,9 @@ GROUPS = [
 
 
 def main() -> None:
-    for name in test_hilo.CASES:
-        test_hilo.test_matches_pytorch(name)
-    for name in test_deform_conv.CASES:
-        test_deform_conv.test_matches_pytorch(name)
-    for mode in ("eval", "train"):
-        for name in test_merging.CASES:
-            test_merging.test_matches_pytorch(name, mode)
-        for name in test_classifier.TINY.cases:
-            test_classifier.test_tiny_model_matches_pytorch(name, mode)
-    for name in test_classifier.LARGE.cases:
-        test_classifier.test_published_models_match_pytorch(name)
-    for name in test_backbone.GOLDEN.cases:
-        test_backbone.test_features_match_the_dense_backbones(name)
-    for case in test_semantic_fpn.CASES:
-        name, shape = getattr(case, "values", case)
-        test_semantic_fpn.test_matches_pytorch(name, shape)
-        test_semantic_fpn.test_predictions_match_pytorch_at_the_size_of_the_picture(
-            name, shape
-        )
-    test_semantic_fpn.test_training_matches_pytorch()
-    run_detectors()
-
+    """Runs the tests in this process, then prints the table."""
+    if status := pytest.main([*TESTS, "-q", "-n", "0"]):
+        sys.exit(status)
     print("| what | arrays | largest difference |\n|---|---|---|")
     for title, pattern, is_relative in GROUPS:
         found = [
@@ -110,28 +82,6 @@ def main() -> None:
         ]
         unit = " of the largest" if is_relative else ""
         print(f"| {title} | {len(found)} | {max(found):.1e}{unit} |")
-
-
-def run_detectors() -> None:
-    for case in test_retinanet.REFERENCES:
-        test_retinanet.test_matches_pytorch(case)
-        test_mask_rcnn.test_pyramid_and_rpn_match_pytorch(case)
-        test_mask_rcnn.test_proposals_match_mmdetection(case)
-        test_mask_rcnn.test_heads_match_pytorch(case)
-        for is_rescaled in (False, True):
-            for rule in ("2.11", "3.2"):
-                test_retinanet.test_detections_match_mmdetection(
-                    case, rule, is_rescaled
-                )
-            test_mask_rcnn.test_detections_match_mmdetection(case, is_rescaled)
-    test_retinanet.test_targets_match_mmdetection()
-    for case in ("tiny_ws2", "tiny_ws4"):
-        test_retinanet.test_losses_match_mmdetection(case, 2)
-    test_retinanet.test_training_matches_pytorch()
-    test_mask_rcnn_training.test_samples_and_mask_targets_match_mmdetection()
-    with pytest.MonkeyPatch.context() as patch:
-        test_mask_rcnn_training.test_losses_match_mmdetection(0, patch)
-        test_mask_rcnn_training.test_training_matches_pytorch(patch)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ number of bytes is that of `minimum.py`; `benchmarks/hlo.py` says how bytes coun
 """
 
 import argparse
+import collections
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ from benchmarks.results import Row
 from configs import imagenet
 from litv2_jax.models.backbone import VARIANTS
 from litv2_jax.settings import ConfigError
+
+# Scopes that the detectors name; see `jax.named_scope`.
+_PARTS = ("backbone", "pyramid", "heads", "post-processing", "losses")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +98,7 @@ def measure_model(
     """
     if name in DETECTION:
         program = compile_detector(name, work, batch_size)
-        values = _estimate(program, batch_size)
+        values = _estimate(program, batch_size) | measure_parts(program.kernels)
     else:
         program = compile_model(name, work, batch_size, image_size, **sizes)
         config = dataclasses.replace(VARIANTS[name], **sizes)
@@ -114,6 +119,16 @@ def _estimate(program: Program, batch_size: int) -> dict[str, float]:
         "images/s (estimate)": batch_size / seconds,
         "s to compile": program.seconds,
     }
+
+
+def measure_parts(kernels: Sequence[hlo.Kernel]) -> dict[str, float]:
+    """Returns what each part of a detector has of the estimated time, in percent."""
+    seconds = collections.defaultdict[str, float](float)
+    for kernel in kernels:
+        part = re.search(rf"\b({'|'.join(_PARTS)})\b", kernel.source)
+        seconds[part[1] if part else "other"] += estimate_seconds([kernel])
+    total = sum(seconds.values())
+    return {f"% {part}": 100 * seconds[part] / total for part in [*_PARTS, "other"]}
 
 
 def describe_program(program: Program) -> dict[str, float]:

@@ -40,6 +40,7 @@ class PyramidModel(nnx.Module):
     backbone: Backbone
     norms: nnx.List
 
+    @jax.named_scope("backbone")
     def features(
         self,
         images: jax.Array,
@@ -117,6 +118,7 @@ class Fpn(nnx.Module):
         # The extra ones come last, as in the original's list.
         self.outputs = nnx.List(outputs)
 
+    @jax.named_scope("pyramid")
     def __call__(
         self,
         maps: Sequence[jax.Array],

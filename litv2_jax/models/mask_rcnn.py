@@ -130,6 +130,7 @@ class MaskRcnn(PyramidModel):
         maps = self.features(images, sizes, rngs=rngs)
         return self.fpn(maps, ANCHORS.find_level_sizes(sizes)[: len(maps)])
 
+    @jax.named_scope("heads")
     def predict_boxes(
         self, levels: Sequence[jax.Array], boxes: jax.Array, sizes: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
@@ -142,6 +143,7 @@ class MaskRcnn(PyramidModel):
         """
         return self.box_head(_crop(levels, boxes, sizes, BOX_BINS))
 
+    @jax.named_scope("heads")
     def predict_masks(
         self, levels: Sequence[jax.Array], boxes: jax.Array, sizes: jax.Array
     ) -> jax.Array:

@@ -81,6 +81,7 @@ class RetinaHead(nnx.Module):
         self.classify = conv(last_dim, count * num_classes, bias_init=bias, dtype=exact)
         self.regress = conv(last_dim, count * 4, dtype=exact)
 
+    @jax.named_scope("heads")
     def __call__(
         self, x: jax.Array, sizes: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:

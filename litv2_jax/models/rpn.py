@@ -51,6 +51,7 @@ class RpnHead(nnx.Module):
         x = jax.nn.relu(self.conv(zero_beyond(x, sizes)))
         return self.classify(x), self.regress(x)
 
+    @jax.named_scope("heads")
     def score_anchors(
         self,
         levels: Sequence[jax.Array],
@@ -76,6 +77,7 @@ class RpnHead(nnx.Module):
         )
 
 
+@jax.named_scope("post-processing")
 def propose(
     scored: AnchorScores,
     sizes: jax.Array,

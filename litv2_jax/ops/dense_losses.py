@@ -93,6 +93,7 @@ def find_retinanet_targets(
     return jax.vmap(match)(jnp.concatenate(is_inside, axis=1), truth)
 
 
+@jax.named_scope("losses")
 def compute_retinanet_losses(
     scored: AnchorScores, truth: Truth, group_size: int
 ) -> dict[str, jax.Array]:
@@ -122,6 +123,7 @@ def compute_retinanet_losses(
     }
 
 
+@jax.named_scope("losses")
 def compute_rpn_losses(
     scored: AnchorScores,
     truth: Truth,

@@ -76,6 +76,7 @@ def check_rule(rule: str) -> None:
         )
 
 
+@jax.named_scope("post-processing")
 def find_dense_candidates(
     scores: Sequence[jax.Array],
     deltas: Sequence[jax.Array],
@@ -150,6 +151,7 @@ def find_proposals(
     return _suppress(_concatenate(found), PROPOSAL_OVERLAP, size)
 
 
+@jax.named_scope("post-processing")
 def find_roi_candidates(
     logits: jax.Array,
     deltas: jax.Array,
@@ -176,6 +178,7 @@ def find_roi_candidates(
     return ScoredBoxes(boxes, pairs.scores, pairs.labels, pairs.is_valid)
 
 
+@jax.named_scope("post-processing")
 def choose_detections(candidates: ScoredBoxes, factor: jax.Array) -> Detections:
     """Returns the best boxes that do not overlap a better one of their class.
 

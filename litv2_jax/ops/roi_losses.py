@@ -44,6 +44,7 @@ class RoiSamples:
     indices: jax.Array
 
 
+@jax.named_scope("losses")
 def sample_rois(
     proposals: ScoredBoxes,
     truth: Truth,
@@ -94,6 +95,7 @@ def sample_rois(
     return map_images(sample, proposals, truth, *(() if keys is None else (keys,)))
 
 
+@jax.named_scope("losses")
 def compute_box_losses(
     logits: jax.Array,
     deltas: jax.Array,
@@ -132,6 +134,7 @@ def compute_box_losses(
     }
 
 
+@jax.named_scope("losses")
 def find_mask_targets(
     samples: RoiSamples, masks: TrueMasks, sizes: jax.Array
 ) -> jax.Array:
@@ -161,6 +164,7 @@ def find_mask_targets(
     return jax.vmap(find)(samples, masks, sizes)
 
 
+@jax.named_scope("losses")
 def compute_mask_loss(
     logits: jax.Array,
     targets: jax.Array,

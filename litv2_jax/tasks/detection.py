@@ -19,7 +19,7 @@
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,7 +71,7 @@ class Detection(ImageTask):
         super().__init__(settings, data, **options)
         module = find_family(settings.model.name).module
         self._has_masks = hasattr(module, "predict_masks")
-        if data:
+        if data and not data.is_only_scored:
             self._check_objects()
             self.num_train_examples = self._train_plan.num_images
             self.steps_per_epoch = self._train_plan.num_batches
@@ -90,6 +90,14 @@ class Detection(ImageTask):
             for split in (data.train_split, data.eval_split)
         )
         return TaskData.join(train, evaluation, data.max_unreadable)
+
+    @classmethod
+    def _open_evaluation(
+        cls, data: DataSettings, class_names: Sequence[str]
+    ) -> TaskData:
+        del class_names
+        source = open_detection_source(data.name, data.eval_split, data.data_dir)
+        return TaskData.join(source, source, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data

@@ -44,6 +44,11 @@ class TaskData:
         )
 
     @property
+    def is_only_scored(self) -> bool:
+        """Whether the evaluation split stands for both: nothing is trained."""
+        return self.train is self.evaluation
+
+    @property
     def class_names(self) -> Sequence[str]:
         """What the labels stand for."""
         return self.train.class_names

@@ -1,6 +1,9 @@
 """Detection through the one training loop, on drawn shapes."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,9 +20,12 @@ from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.data.detected import Objects, make_record
 from tests.tasks.test_segmentation import create, two_devices
+from tests.training.test_faults import last_step, wait_until
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
 pytestmark = pytest.mark.xdist_group("detection")
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +102,52 @@ def test_the_report_has_pictures_and_the_score_of_each_class(whole):
 
 
 @pytest.mark.slow
+def test_a_killed_demo_ends_bit_for_bit_the_same(tmp_path):
+    """Kills -9 in the middle of an epoch, by the steps that are logged."""
+    start_demo(tmp_path / "whole").wait()
+    killed = tmp_path / "killed"
+    for step in (3, 7):
+        process = start_demo(killed)
+        wait_until(lambda: last_step(killed) >= step, process)  # noqa: B023
+        process.kill()
+        process.wait()
+    assert last_step(killed) < 12
+    assert start_demo(killed).wait() == 0
+    for kind in ("train", "eval"):
+        rows = read_rows(killed, kind)
+        assert rows
+        assert rows == read_rows(tmp_path / "whole", kind)
+    # Of weights, moments and statistics.
+    arrays = [read_digests(tmp_path / name) for name in ("whole", "killed")]
+    assert len(arrays[0]) > 100
+    assert arrays[0] == arrays[1]
+
+
+def read_digests(workdir):
+    path = workdir / "checkpoints" / "12" / "_CHECKPOINT_METADATA"
+    return json.loads(path.read_text())["custom_metadata"]["arrays"]
+
+
+def start_demo(workdir):
+    """Starts 12 steps of `make demo-detection`, with checkpoints between epochs."""
+    changes = {
+        "batch_size": 8,
+        "epochs": 2.0,
+        "eval_every_epochs": 1.0,
+        "checkpoint_every_steps": 4,
+        "log_every_steps": 1,
+        "data.data_dir": workdir.parent / "data",
+        "data.train_split": "train[:48]",
+        "data.eval_split": "test[:8]",
+        "optimizer.warmup_epochs": 1.0,
+    }
+    options = [f"--config.{name}={value}" for name, value in changes.items()]
+    program = [sys.executable, "train.py", "--config=configs/demo_detection.py"]
+    command = [*program, f"--workdir={workdir}", *options]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
 def test_masks_are_learned_and_scored_in_bfloat16(data_dir, tmp_path):
     changes = {"model.dtype": "bfloat16", "epochs": 1.0, "batch_size": 2}
     changes |= {"data.train_split": "train[:2]", "data.eval_split": "test[:2]"}
@@ -133,6 +185,25 @@ def test_masks_that_are_missing_are_counted(monkeypatch, data_dir):
     with pytest.raises(ConfigError, match="2 of 16 objects to train on have no mask"):
         create_from(records, monkeypatch, data_dir, model="mask_rcnn_litv2_s")
     create_from(records, monkeypatch, data_dir)
+
+
+def test_scoring_opens_the_evaluation_split_alone(monkeypatch, data_dir):
+    """More objects than training has room for, or no masks, do not matter then."""
+    records = [make_record(40, 60, i, num_objects=9) for i in range(3)]
+    records[0]["has_mask"][:] = False
+    splits = []
+
+    def open_split(name, split, data_dir):
+        splits.append(split)
+        return Objects(records)
+
+    monkeypatch.setattr("litv2_jax.tasks.detection.open_detection_source", open_split)
+    run, rest = RunSettings.split(recipe(data_dir, model="mask_rcnn_litv2_s"))
+    options = {"batch_size": run.batch_size, "seed": run.seed}
+    task = tasks.create_task(run.task, rest, scored=["a", "b", "c"], **options)
+    assert splits == ["test[:12]"]
+    batches = list(task.eval_batches())
+    assert sum(int(batch["valid"].sum()) for batch in batches) == 3
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from benchmarks.collectives import add_up_bytes, list_collectives
 from configs import imagenet
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.run import Run
-from tests.tasks import test_segmentation
+from tests.tasks import test_detection, test_segmentation
 from tests.test_resume import create, digits
 
 BATCH_SIZE = 32
@@ -21,6 +21,9 @@ BATCH_SIZE = 32
 # Bytes of what evaluation returns for each image, and of what a step may exchange but
 # for sums over the batch: 64 kB for a batch of 4,096. A logit of each class is more.
 BYTES_PER_IMAGE = 16
+
+# A hundred boxes with their scores, classes and masks.
+BYTES_PER_DETECTION = 4 * 100 * (4 + 1 + 1 + 28 * 28) + BYTES_PER_IMAGE
 
 # Sums that BatchNorm takes of a batch, over its running statistics: two forward, which
 # rematerialization repeats, and three backward. Beside them, losses and the like.
@@ -43,7 +46,13 @@ def segmentation(data_dir: Path) -> dict[str, Any]:
     return test_segmentation.recipe(data_dir)
 
 
-# A function from a folder to a recipe for every task.
+def detection(data_dir: Path) -> dict[str, Any]:
+    """A small Mask R-CNN, whose images have sizes of their own on a canvas."""
+    return test_detection.recipe(data_dir, model="mask_rcnn_litv2_s")
+
+
+# A function from a folder to a recipe; `tests/models/test_detector_devices.py` has the
+# gradients of detectors.
 RECIPES = {"classification": classification, "segmentation": segmentation}
 
 # What a recipe may do to save memory, and statistics of two devices' images each.
@@ -64,7 +73,8 @@ def start(tmp_path_factory) -> Callable[..., Run]:
     data_dir = tmp_path_factory.mktemp("data")
 
     def start(name: str, dtype: str = "float32", **changes: Any) -> Run:
-        config = RECIPES[name](data_dir) | {"batch_size": BATCH_SIZE} | changes
+        create_recipe = (RECIPES | {"detection": detection})[name]
+        config = create_recipe(data_dir) | {"batch_size": BATCH_SIZE} | changes
         config["model"] |= {"dtype": dtype}
         config["data"] |= {"train_split": "train[:100]"}
         settings, task = create(config)
@@ -120,14 +130,17 @@ def test_training_exchanges_gradients_and_statistics_alone(start, name, changes)
     assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [*RECIPES, pytest.param("detection", marks=pytest.mark.slow)]
+)
 def test_evaluation_exchanges_nothing_but_its_scores(start, name):
     run = start(name)
     exchanged = list_collectives(compile_eval_step(run))
     num_bytes = add_up_bytes(exchanged)
     # The confusion matrix of segmentation.
     assert num_bytes.pop("all-reduce", 0) <= 2**10, exchanged
-    assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
+    per_image = BYTES_PER_DETECTION if name == "detection" else BYTES_PER_IMAGE
+    assert sum(num_bytes.values()) <= per_image * BATCH_SIZE, exchanged
 
 
 # No other size is a multiple of this one.

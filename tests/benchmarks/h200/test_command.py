@@ -74,6 +74,27 @@ def test_atomic_additions_are_told_from_compare_and_swap(ptx, expected):
     assert found == (not expected)
 
 
+def test_parts_of_a_detector_share_its_time():
+    def kernel(source, num_bytes):
+        kind, shape = "input fusion", "f32[]"
+        return hlo.Kernel("x", kind, shape, num_bytes, 0, 0, 1, {}, source)
+
+    # A tenth of the time each, as bytes at the bandwidth of the memory take.
+    tenth = 10**9
+    kernels = [
+        kernel("jit(step)/jvp(backbone)/add", 4 * tenth),
+        kernel("jit(step)/transpose(jvp(backbone))/vmap(jit(relu))/mul", tenth),
+        kernel("jit(step)/vmap(post-processing)/sort", 2 * tenth),
+        kernel("jit(step)/headstone/add", 3 * tenth),
+    ]
+    parts = h200.measure_parts(kernels)
+    assert sum(parts.values()) == pytest.approx(100)
+    found = {name: value for name, value in parts.items() if value}
+    assert found == pytest.approx(
+        {"% backbone": 50, "% post-processing": 20, "% other": 30}
+    )
+
+
 @needs_plugin
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["forward", "train"])
