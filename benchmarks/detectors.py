@@ -33,7 +33,7 @@ def create_detection(case: Case) -> tuple[Any, tuple[Any, ...]]:
         return merged.detect(images, sizes, sizes)
 
     sizes = jnp.tile(jnp.array(DETECTION_SIZE, jnp.int32), (case.batch_size, 1))
-    run = jax.jit(detect, compiler_options=compiler_options())
+    run = jax.jit(detect, compiler_options=compiler_options(case.dtype))
     return run, (nnx.as_pure(state), draw_images(case), sizes)
 
 

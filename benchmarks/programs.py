@@ -151,7 +151,7 @@ def create_forward(case: Case) -> tuple[Any, tuple[Any, ...]]:
             return resize_bilinear(logits, size).argmax(-1)
         return logits
 
-    run = jax.jit(forward, compiler_options=compiler_options())
+    run = jax.jit(forward, compiler_options=compiler_options(case.dtype))
     return run, (nnx.as_pure(state), draw_images(case))
 
 

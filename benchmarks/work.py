@@ -102,10 +102,11 @@ def find_creator(case: Case) -> Callable[[Case], tuple[Any, tuple[Any, ...]]]:
 
 @contextlib.contextmanager
 def _no_compiler_options() -> Iterator[None]:
-    compiler.compiler_options.cache_clear()
-    with mock.patch.multiple(compiler, _CPU_OPTIONS={}, _GPU_OPTIONS={}):
+    compiler._choose_options.cache_clear()
+    none = {"_CPU_OPTIONS": {}, "_CPU_BFLOAT16_OPTIONS": {}, "_GPU_OPTIONS": {}}
+    with mock.patch.multiple(compiler, **none):
         yield
-    compiler.compiler_options.cache_clear()
+    compiler._choose_options.cache_clear()
 
 
 def find_size(name: str) -> int:

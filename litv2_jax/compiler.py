@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from litv2_jax.settings import ConfigError
 
@@ -20,20 +22,56 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
+# Matrix products in bfloat16 by oneDNN, whose kernels use the units that some CPUs have.
+# Up to jax 0.11, XLA takes the option and has no oneDNN.
+_CPU_BFLOAT16_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
+# Flags of /proc/cpuinfo. Without such units, Eigen's products take less time.
+_BFLOAT16_UNITS = {"avx512_bf16", "amx_bf16"}
 # Matrix products by cuBLAS alone: on an H200 a training step took 0.91 of the time
 # that it took with the Triton kernels which XLA would also try.
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
-@functools.cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(
+    dtype: DTypeLike = "float32", platform: str | None = None
+) -> dict[str, Any]:
     """Returns the options for `jax.jit(..., compiler_options=...)` on this machine.
 
     On CPUs and GPUs they save time, see docs/benchmarks.md; elsewhere there are none.
+
+    Args:
+        dtype: Type that the model computes in.
+        platform: `cpu`, `gpu` or another backend of JAX; by default that of this
+            process.
     """
-    by_backend = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}
-    options = by_backend.get(jax.default_backend(), {})
-    return {name: value for name, value in options.items() if _takes(name, value)}
+    name = jnp.dtype(dtype).name
+    return dict(_choose_options(name, platform or jax.default_backend()))
+
+
+@functools.cache
+def _choose_options(dtype: str, platform: str) -> dict[str, Any]:
+    by_platform = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}
+    wanted = by_platform.get(platform, {})
+    options = {name: value for name, value in wanted.items() if _takes(name, value)}
+    if platform == "cpu" and dtype == "bfloat16" and _has_bfloat16_units():
+        faster = options | _CPU_BFLOAT16_OPTIONS
+        return faster if _has_onednn(faster) else options
+    return options
+
+
+def _has_bfloat16_units() -> bool:
+    """Returns whether this CPU multiplies in bfloat16."""
+    return not _BFLOAT16_UNITS.isdisjoint(_read_features().split())
+
+
+def _has_onednn(options: dict[str, Any]) -> bool:
+    """Returns whether XLA leaves products to oneDNN, given these options."""
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16)
+    try:
+        program = jax.jit(jnp.matmul).lower(x, x).compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return "__onednn$matmul" in (program.as_text() or "")
 
 
 def _takes(name: str, value: Any) -> bool:
@@ -86,8 +124,12 @@ def _describe_processor() -> str:
 
     A program may use instructions that another machine of a cluster does not have.
     """
+    digest = hashlib.sha256(_read_features().encode()).hexdigest()[:12]
+    return f"{platform.machine()}-{digest}"
+
+
+def _read_features() -> str:
+    """Returns what instructions Linux says that the CPU has, or nothing."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Feat"))), "")
-    digest = hashlib.sha256(features.encode()).hexdigest()[:12]
-    return f"{platform.machine()}-{digest}"
+    return next((line for line in lines if line.startswith(("flags", "Feat"))), "")

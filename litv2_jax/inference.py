@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from PIL import Image
@@ -27,6 +28,9 @@ from litv2_jax.settings import ConfigError
 from litv2_jax.weights import save_pretrained
 
 _BATCH_SIZE = 16
+
+# Types that models compute in.
+DTYPES = ("float32", "bfloat16")
 
 # Compiled programs to keep, one for each size of images.
 _MAX_PROGRAMS = 8
@@ -88,19 +92,25 @@ class Predictor:
         exif: What to make of the EXIF orientation of images, as for `decode`.
     """
 
-    def __init__(self, weights: str | PathLike):
+    def __init__(self, weights: str | PathLike, *, dtype: str = "float32"):
         """Loads a model.
 
         Args:
             weights: The workdir of a run, whose best checkpoint is taken; a checkpoint;
                 a `.pth`, `.pt` or `.safetensors` file; or a folder from
                 `save_pretrained`.
+            dtype: Type of the computation, `float32` or `bfloat16`.
 
         Raises:
-            ConfigError: If there is no checkpoint, it does not say how many heads its
+            ConfigError: If the type is another, there is no checkpoint, it does not say how many heads its
                 model has, or the model is not for RGB images.
         """
-        self.model, description = load_described(weights)
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}.")
+        self.model, description = load_described(weights, dtype=jnp.dtype(dtype))
+        compiled = functools.partial(
+            jax.jit, compiler_options=compiler_options(dtype)
+        )
         check_takes_rgb(self.model, weights)
         sizes = description["model"]
         self.task = find_family(sizes["name"]).task
@@ -114,19 +124,17 @@ class Predictor:
         graphdef, self._state = nnx.split(self.model)
         self._shapes: set[Any] = set()
 
-        @functools.partial(jax.jit, compiler_options=compiler_options())
+        @compiled
         def classify(state, batch):
             return jax.nn.softmax(nnx.merge(graphdef, state)(normalize(batch)))
 
         # Compiled once for each size after padding.
-        @functools.partial(
-            jax.jit, static_argnames="canvas", compiler_options=compiler_options()
-        )
+        @functools.partial(compiled, static_argnames="canvas")
         def segment(state, image, size, new_size, canvas):
             pixels = normalize_inside(image, size)
             return nnx.merge(graphdef, state).predict(pixels, size, new_size, canvas)
 
-        @functools.partial(jax.jit, compiler_options=compiler_options())
+        @compiled
         def detect(state, image, size, old_size):
             pixels = normalize_inside(image, size)
             return nnx.merge(graphdef, state).detect(pixels, size, old_size)
@@ -134,9 +142,9 @@ class Predictor:
         self._classify, self._segment, self._detect = classify, segment, detect
 
     @classmethod
-    def load(cls, weights: str | PathLike) -> "Predictor":
+    def load(cls, weights: str | PathLike, *, dtype: str = "float32") -> "Predictor":
         """Returns a predictor; see the constructor."""
-        return cls(weights)
+        return cls(weights, dtype=dtype)
 
     def save_pretrained(self, folder: str | PathLike) -> None:
         """Writes the model, its preprocessing and its classes; see `save_pretrained`.

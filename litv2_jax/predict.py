@@ -63,7 +63,7 @@ class _Command:
 
     def __init__(self, options: argparse.Namespace):
         self._options = options
-        self._predictor = Predictor(options.weights)
+        self._predictor = Predictor(options.weights, dtype=options.dtype)
         self._images = find_images(options.images)
         self._failures: list[str] = []
         self._predictions = Predictions()

@@ -28,6 +28,12 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="a run, a checkpoint, a .pth or .safetensors file, or a model folder",
     )
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="type of the computation",
+    )
     add("--top", type=int, default=5, help="classes to print for each image")
     add(
         "--output",

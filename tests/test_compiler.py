@@ -11,8 +11,9 @@ from litv2_jax.settings import ConfigError
 
 @pytest.fixture(autouse=True)
 def forget():
+    compiler._choose_options.cache_clear()
     yield
-    compiler.compiler_options.cache_clear()
+    compiler._choose_options.cache_clear()
 
 
 def test_a_cpu_has_options_that_xla_takes():
@@ -26,20 +27,39 @@ def test_options_that_this_xla_lacks_are_left_out(monkeypatch):
     known = {"xla_cpu_prefer_vector_width": 512}
     unknown = {"xla_cpu_make_it_fast": True, "xla_cpu_opt_preset": "UNHEARD_OF"}
     monkeypatch.setattr(compiler, "_CPU_OPTIONS", known | unknown)
-    compiler.compiler_options.cache_clear()
     assert compiler.compiler_options() == known
 
 
-def test_a_gpu_leaves_products_to_cublas(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    compiler.compiler_options.cache_clear()
-    assert compiler.compiler_options() == {"xla_gpu_enable_triton_gemm": False}
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("platform", "expected"),
+    [("gpu", {"xla_gpu_enable_triton_gemm": False}), ("tpu", {})],
+)
+def test_other_platforms_have_options_of_their_own(
+    monkeypatch, platform, expected, dtype
+):
+    """The GPU leaves products to cuBLAS."""
+    assert compiler.compiler_options(dtype, platform) == expected
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    assert compiler.compiler_options(dtype) == expected
 
 
-def test_other_platforms_are_given_none(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    compiler.compiler_options.cache_clear()
-    assert compiler.compiler_options() == {}
+@pytest.mark.parametrize("features", ["flags : avx2", "flags : avx512_bf16 avx2"])
+def test_products_in_bfloat16_are_onednns_on_cpus_with_units_for_them(
+    monkeypatch, features
+):
+    monkeypatch.setattr(compiler, "_read_features", lambda: features)
+    exact, options = map(compiler.compiler_options, ("float32", jnp.bfloat16))
+    x = jax.ShapeDtypeStruct((256, 256), jnp.bfloat16)
+    program = jax.jit(jnp.matmul, compiler_options=options).lower(x, x).compile()
+    is_onednn = "__onednn$matmul" in program.as_text()
+    # jax 0.12 was the first that has it.
+    has_onednn = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 12)
+    assert is_onednn == (has_onednn and "avx512_bf16" in features)
+    assert is_onednn == (options != exact)
+    # A caller may change what it gets.
+    options.clear()
+    assert compiler.compiler_options(jnp.bfloat16)
 
 
 @pytest.fixture

@@ -29,6 +29,19 @@ def test_a_predictor_takes_files_images_and_arrays(tmp_path):
         list(predictor.classify(["absent.png"]))
 
 
+def test_a_predictor_computes_in_bfloat16(tmp_path):
+    weights = write_weights(tmp_path / "w", ["cat", "dog", "fish"], 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    exact, rounded = (
+        next(litv2_jax.Predictor.load(weights, dtype=dtype).classify([pixels]))
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact.dtype == rounded.dtype == np.float32
+    assert 0 < np.abs(exact - rounded).max() < 0.02
+    with pytest.raises(ConfigError, match="dtype is 'int8'; use float32 or bfloat16"):
+        litv2_jax.Predictor(weights, dtype="int8")
+
+
 def test_one_image_after_the_other_is_held_in_memory(tmp_path):
     """Read when they are needed, and dropped: 20 photographs take what one takes."""
     weights = write_weights(tmp_path / "w", ["cat", "dog", "fish"], 3)

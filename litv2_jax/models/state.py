@@ -2,7 +2,15 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 from flax import nnx
+
+
+def find_dtype(model: nnx.Module) -> jnp.dtype:
+    """Returns the narrowest type that a layer of a model computes in."""
+    layers = (layer for _, layer in nnx.iter_modules(model))
+    types = [jnp.dtype(layer.dtype) for layer in layers if hasattr(layer, "dtype")]
+    return min(types, key=lambda x: x.itemsize, default=jnp.dtype(jnp.float32))
 
 
 def split_state(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from litv2_jax.models.state import split_state
+from litv2_jax.models.state import find_dtype, split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.classes import match_to_data, reorder_classes
 from litv2_jax.training.devices import Devices, StopRequest
@@ -86,8 +86,9 @@ class Evaluator:
         self._task = task
         self._devices = devices
         graphdef = create_graphdef(task)
+        dtype = find_dtype(create_abstract_model(task))
         self._evaluate, self._predict = (
-            make_eval_step(graphdef, compute, devices.replicated)
+            make_eval_step(graphdef, compute, devices.replicated, dtype)
             for compute in (task.evaluate, task.predict)
         )
         self._first_batch: Batch = {}

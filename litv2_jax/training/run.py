@@ -6,7 +6,7 @@ import jax
 import optax
 from flax import nnx
 
-from litv2_jax.models.state import split_state
+from litv2_jax.models.state import find_dtype, split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.groups import ParameterGroups
@@ -106,6 +106,7 @@ class Run:
             accumulation_steps=self.settings.accumulation_steps,
             ema_decay=self.settings.ema_decay,
             out_sharding=out_sharding,
+            dtype=find_dtype(create_abstract_model(self.task)),
         )
 
     def describe(self) -> dict[str, Any]:

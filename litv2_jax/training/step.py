@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx, struct
+from jax.typing import DTypeLike
 
 from litv2_jax.compiler import compiler_options
 from litv2_jax.models.state import split_state
@@ -153,6 +154,7 @@ def make_train_step(
     accumulation_steps: int = 1,
     ema_decay: float = 0.0,
     out_sharding: jax.sharding.Sharding | None = None,
+    dtype: DTypeLike = "float32",
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns `step(state, batch, key)`, compiled; it donates the state.
 
@@ -172,6 +174,7 @@ def make_train_step(
         ema_decay: Of the averages in the state, if it has any.
         out_sharding: Of the state and the scalars; None leaves it to XLA, for programs
             that are only inspected.
+        dtype: Type that the model computes in, for the compiler.
     """
 
     def differentiate(params, stats, batch: Batch, key: jax.Array):
@@ -221,7 +224,7 @@ def make_train_step(
         step,
         donate_argnums=0,
         out_shardings=out_sharding,
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(dtype),
     )
 
 
@@ -253,6 +256,7 @@ def make_eval_step(
     graphdef: nnx.GraphDef,
     compute: Callable[[nnx.Module, Batch], Batch],
     out_sharding: jax.sharding.Sharding,
+    dtype: DTypeLike = "float32",
 ) -> Callable[[dict[str, Any], dict[str, Any], Batch], Batch]:
     """Returns `step(params, stats, batch)`, compiled; every host gets all outputs.
 
@@ -263,6 +267,7 @@ def make_eval_step(
         graphdef: Static half of the model, in inference.
         compute: The task's `evaluate` or `predict`.
         out_sharding: Of all outputs.
+        dtype: Type that the model computes in, for the compiler.
     """
 
     def step(params: dict[str, Any], stats: dict[str, Any], batch: Batch) -> Batch:
@@ -271,5 +276,5 @@ def make_eval_step(
         return {**outputs, "num_unreadable": num_unreadable}
 
     return jax.jit(
-        step, out_shardings=out_sharding, compiler_options=compiler_options()
+        step, out_shardings=out_sharding, compiler_options=compiler_options(dtype)
     )
