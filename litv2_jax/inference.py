@@ -108,9 +108,7 @@ class Predictor:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}.")
         self.model, description = load_described(weights, dtype=jnp.dtype(dtype))
-        compiled = functools.partial(
-            jax.jit, compiler_options=compiler_options(dtype)
-        )
+        compiled = functools.partial(jax.jit, compiler_options=compiler_options(dtype))
         check_takes_rgb(self.model, weights)
         sizes = description["model"]
         self.task = find_family(sizes["name"]).task

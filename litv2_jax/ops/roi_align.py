@@ -66,7 +66,9 @@ def roi_align(
     if sizes is None:
         sizes = jnp.array([x.shape[:2] for x in maps])
     boxes = jax.lax.stop_gradient(boxes.astype(jnp.float32))
-    slots = _fill_slots(boxes, strides, sizes, _count_slots(maps, max_cells))
+    # Of the image's own maps: the canvas must not decide which level a box is of.
+    most = jnp.maximum(sizes[-1].prod(), max_cells)
+    slots = _fill_slots(boxes, strides, sizes, most, _count_slots(maps, max_cells))
     size = sizes[slots.levels]
     y, x = (
         _weigh_cells(
@@ -114,8 +116,13 @@ class _Slots(NamedTuple):
 
 
 def _fill_slots(
-    boxes: jax.Array, strides: Sequence[int], sizes: jax.Array, num_slots: int
+    boxes: jax.Array,
+    strides: Sequence[int],
+    sizes: jax.Array,
+    most: jax.Array,
+    num_slots: int,
 ) -> _Slots:
+    """Returns the slots of boxes [N, 4], of which a level must not need over `most`."""
     cells = boxes[:, None] / jnp.array(strides, jnp.float32)[None, :, None] - 0.5
     starts, ends = (jnp.flip(x, -1) for x in jnp.split(cells, 2, axis=-1))
     lengths = ends - starts  # [N, levels, 2].
@@ -124,7 +131,7 @@ def _fill_slots(
     first, last = (jnp.clip(x, 0, sizes[None] - 1) for x in (first, last))
     counts = jnp.maximum(last - first + 1, 1)
 
-    fits = counts.prod(axis=-1) <= num_slots
+    fits = counts.prod(axis=-1) <= most
     levels = jnp.maximum(choose_levels(boxes, len(strides)), fits.argmax(axis=1))
     starts, lengths, first, counts = (
         jax.vmap(lambda x, level: x[level])(x, levels)

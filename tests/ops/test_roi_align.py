@@ -144,13 +144,17 @@ def test_every_box_of_an_image_of_800_by_1344_pixels_has_its_cells():
     np.testing.assert_allclose(cropped, expected, rtol=1e-5)
 
 
-def test_an_image_in_a_larger_canvas_is_cropped_as_alone():
-    size, bins = (96, 160), 7
+@pytest.mark.parametrize("more", [9, 40])
+def test_an_image_in_a_larger_canvas_is_cropped_as_alone(more):
+    """The last box needs more cells than alone; the larger canvas would have them."""
+    size = (96, 160)
     maps, boxes = make_maps(size), make_boxes(size, 30, 0)
-    canvas = [np.pad(x, ((0, 9), (0, 5), (0, 0)), constant_values=1e3) for x in maps]
+    boxes = np.concatenate([boxes, np.float32([[2, 10, 158, 22]])])
+    canvas = [np.pad(x, ((0, more), (0, 5), (0, 0)), constant_values=9) for x in maps]
     sizes = jnp.array([x.shape[:2] for x in maps])
-    alone = crop(maps, boxes, bins=bins)
-    np.testing.assert_allclose(crop(canvas, boxes, sizes, bins=bins), alone, atol=1e-5)
+    options = {"bins": 7, "max_cells": 100}
+    alone = crop(maps, boxes, **options)
+    np.testing.assert_allclose(crop(canvas, boxes, sizes, **options), alone, atol=1e-5)
 
 
 def test_no_boxes_and_boxes_without_extent_give_nothing_and_zeros():
