@@ -13,8 +13,6 @@ os.environ["COMPILE_TESTS_FAST"] = "0"
 
 import pytest
 
-from tests.reference import Reference
-
 # Parity tests have names such as `test_matches_pytorch`.
 TESTS = ["tests/models", "tests/ops/test_deform_conv.py", "-k", "match"]
 
@@ -73,6 +71,9 @@ def main() -> None:
     """Runs the tests in this process, then prints the table."""
     if status := pytest.main([*TESTS, "-q", "-n", "0"]):
         sys.exit(status)
+    # Not before tests/conftest.py has set the number of devices.
+    from tests.reference import Reference
+
     print("| what | arrays | largest difference |\n|---|---|---|")
     for title, pattern, is_relative in GROUPS:
         found = [
