@@ -3,7 +3,7 @@
 | batch    | shape and type                                   |
 |----------|--------------------------------------------------|
 | image    | [B, S, S, 3] uint8; float32 after `augment`      |
-| label    | [B] int32                                        |
+| label    | [B] int32; [B, K] in evaluation by ReaL          |
 | target   | [B, K] float32, after `augment`                  |
 | valid    | [B] bool, in evaluation                          |
 
@@ -41,7 +41,7 @@ from litv2_jax.data.sources import open_evaluation, open_splits
 from litv2_jax.data.transforms.geometry import both_sides
 from litv2_jax.data.transforms.imagenet import EvalTransform, TrainTransform
 from litv2_jax.metrics.accuracy import Accuracy
-from litv2_jax.ops.ranking import rank_labels
+from litv2_jax.ops.ranking import choose_labels, rank_labels
 from litv2_jax.pictures import draw_confusion, draw_grid, draw_or_warn
 from litv2_jax.settings import parse
 from litv2_jax.tasks.classification_settings import (
@@ -194,8 +194,8 @@ class Classification(ImageTask):
 
     def evaluate(self, model: Any, batch: Batch) -> Batch:
         """Returns hits and loss of each image; see the table above."""
-        labels = batch["label"]
         logits = self._average_views(model, batch)
+        labels, is_labeled = choose_labels(logits, batch["label"])
         rank = rank_labels(logits, labels)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return {
@@ -204,7 +204,7 @@ class Classification(ImageTask):
             "loss": loss,
             "label": labels,
             "prediction": logits.argmax(-1).astype(labels.dtype),
-            "valid": batch["valid"],
+            "valid": batch["valid"] & is_labeled,
         }
 
     def predict(self, model: Any, batch: Batch) -> Batch:

@@ -11,7 +11,12 @@ from litv2_jax.data.sources.files import list_folders
 from litv2_jax.data.sources.folders import FolderSource, find_split
 from litv2_jax.data.sources.held_out import hold_out
 from litv2_jax.data.sources.open_files import allow_many_open_files
-from litv2_jax.data.sources.tfds import AnnotatedImageSource, ImageSource
+from litv2_jax.data.sources.tfds import (
+    REAL,
+    AnnotatedImageSource,
+    ImageSource,
+    RealImageSource,
+)
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import compose, literal
 
@@ -30,7 +35,8 @@ class Source(Protocol):
         ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns `image`, the bytes of a file, and `label`.
+        """Returns `image`, the bytes of a file, and `label`, a number or, where images
+        have several, one for each class.
 
         Annotated images have `annotation`, the bytes of a file, instead of `label`.
         """
@@ -66,7 +72,7 @@ def open_source(
     allow_many_open_files()
     if name == "folder":
         return FolderSource(split, data_dir, class_names, allow_empty=allow_empty)
-    return ImageSource(name, split, data_dir)
+    return (RealImageSource if name == REAL else ImageSource)(name, split, data_dir)
 
 
 def open_splits(

@@ -19,6 +19,9 @@ from litv2_jax.settings import ConfigError, show
 # Built on first use, in seconds; users prepare the other data sets.
 LOCAL = ("digits", "shapes")
 
+# The data set whose images have any number of labels, and its feature with these.
+REAL, REAL_LABEL = "imagenet2012_real", "real_label"
+
 # What prepares those that `litv2_jax.prepare` can.
 _PREPARED_FROM = {
     "ade20k": "the folders of ADEChallengeData2016",
@@ -112,6 +115,27 @@ class ImageSource(TfdsSource):
                 f"its label is {label}, but the classes are 0 to {count - 1}"
             )
         return record
+
+
+class RealImageSource(TfdsSource):
+    """Records of ImageNet with all labels that an image has (arXiv:2006.07159).
+
+    `label` is int32 [K], 1 for each class that is in the image; some have none.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str):
+        """Opens the split, as `TfdsSource` does."""
+        super().__init__(
+            name, split, data_dir, needed=["image", REAL_LABEL], purpose="ReaL"
+        )
+        classes = self._features[REAL_LABEL].feature
+        self.class_names = _find_class_names(classes, name, "label")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = super().__getitem__(index)
+        label = np.zeros(len(self.class_names), np.int32)
+        label[record[REAL_LABEL]] = 1
+        return {"image": record["image"], "label": label}
 
 
 class AnnotatedImageSource(TfdsSource):

@@ -88,7 +88,8 @@ class EvalTransform(grain.transforms.Map):
         """Returns `image` and `label`."""
         image = decode(element["image"], self._exif)
         image = center_crop(image, self._image_size, self._crop)
-        return {"image": np.asarray(image), "label": np.int32(element["label"])}
+        label = np.asarray(element["label"], np.int32)
+        return {"image": np.asarray(image), "label": label}
 
 
 def random_box(

@@ -6,6 +6,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from litv2_jax.data.sources import open_source
 from litv2_jax.data.sources.tfds import AnnotatedImageSource, ImageSource
 from litv2_jax.settings import ConfigError
 from tests.data.annotated import make_pair
@@ -112,3 +113,74 @@ def test_annotations_must_name_their_classes(data_dir, kind):
     prepare_annotated(data_dir, f"unnamed_{kind}", unnamed[kind])
     with pytest.raises(ConfigError, match="whose annotation does not name its classes"):
         AnnotatedImageSource(f"unnamed_{kind}", "train", data_dir)
+
+
+def prepare_published(data_dir, name, split, records, **options):
+    """Prepares a data set that TFDS knows from records of our own."""
+    published = tfds.builder_cls(name)
+
+    class Small(published, skip_registration=True):
+        def _split_generators(self, dl_manager):
+            return {split: iter(enumerate(records))}
+
+    Small.name = name
+    builder = Small(data_dir=data_dir, file_format="array_record", **options)
+    builder.download_and_prepare()
+
+
+def test_imagenet_v2_is_read_by_its_name(data_dir):
+    image = make_pair(8, 9, 0)["image"]
+    record = {"image": image, "label": 7, "file_name": "a.jpeg"}
+    prepare_published(
+        data_dir, "imagenet_v2", "test", [record], config="matched-frequency"
+    )
+    source = open_source("imagenet_v2/matched-frequency", "test", data_dir)
+    assert source[0] == {"image": image, "label": 7}
+    assert source.class_names[7] == "n01514668"
+
+
+@pytest.fixture(scope="module")
+def real(data_dir):
+    """The labels of three images that are prepared as ImageNet with ReaL's labels."""
+    labels = [[2, 999], [], [3]]
+    image = make_pair(8, 9, 0)["image"]
+    records = [
+        {"image": image, "original_label": 2, "real_label": x, "file_name": f"{i}.jpeg"}
+        for i, x in enumerate(labels)
+    ]
+    prepare_published(data_dir, "imagenet2012_real", "validation", records)
+    return labels
+
+
+def test_real_has_all_labels_of_an_image(data_dir, real):
+    source = open_source("imagenet2012_real", "validation", data_dir)
+    assert len(source.class_names) == 1000
+    found = [np.flatnonzero(source[i]["label"]).tolist() for i in range(3)]
+    assert sorted(found) == sorted(real)
+    assert source[0]["image"] == make_pair(8, 9, 0)["image"]
+    assert source[0]["label"].shape == (1000,)
+
+
+@pytest.mark.usefixtures("real")
+def test_real_is_scored_by_the_best_label_of_labeled_images(data_dir):
+    """Through the task, and the transform and the batches of evaluation."""
+    from configs import imagenet
+    from litv2_jax import tasks
+    from litv2_jax.training.run_settings import RunSettings
+
+    config = imagenet.get_config("litv2_s")
+    config.batch_size, config.augment.mix_group_size = 2, 0
+    config.data.name, config.data.data_dir = "imagenet2012_real", data_dir
+    config.data.image_size, config.data.num_workers = 32, 0
+    run, rest = RunSettings.split(config.to_dict())
+    options = {"batch_size": run.batch_size, "seed": run.seed, "scored": ()}
+    task = tasks.create_task(run.task, rest, **options)
+    metric = task.metric()
+    for batch in task.eval_batches():
+        # Class 999 for all of them.
+        logits = np.zeros((2, 1000), np.float32)
+        logits[:, 999] = 1
+        metric.add(task.evaluate(lambda _: logits, batch))  # noqa: B023
+    result = metric.result()
+    assert result["num_images"] == 2
+    assert result["top1"] == 0.5
