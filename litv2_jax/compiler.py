@@ -22,8 +22,8 @@ _CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE",
 }
-# Matrix products in bfloat16 by oneDNN, whose kernels use the units that some CPUs have.
-# Up to jax 0.11, XLA takes the option and has no oneDNN.
+# Matrix products in bfloat16 by oneDNN, whose kernels use what instructions some CPUs
+# have for them. Up to jax 0.11, XLA takes the option and has no oneDNN.
 _CPU_BFLOAT16_OPTIONS = {"xla_cpu_experimental_onednn_custom_call": True}
 # Flags of /proc/cpuinfo. Without such units, Eigen's products take less time.
 _BFLOAT16_UNITS = {"avx512_bf16", "amx_bf16"}

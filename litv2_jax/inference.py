@@ -102,8 +102,8 @@ class Predictor:
             dtype: Type of the computation, `float32` or `bfloat16`.
 
         Raises:
-            ConfigError: If the type is another, there is no checkpoint, it does not say how many heads its
-                model has, or the model is not for RGB images.
+            ConfigError: If the type is another, there is no checkpoint, it does not say
+                how many heads its model has, or the model is not for RGB images.
         """
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; use {' or '.join(DTYPES)}.")

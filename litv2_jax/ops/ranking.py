@@ -26,9 +26,7 @@ def rank_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(~is_behind, axis=1, dtype=jnp.int32)
 
 
-def choose_labels(
-    logits: jax.Array, labels: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def choose_labels(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns one label of each image, and whether it has any: int32 and bool [B].
 
     Of several, it is the one with the largest logit, as ReaL (arXiv:2006.07159) counts
