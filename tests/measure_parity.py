@@ -39,7 +39,7 @@ GROUPS = [
     ("S at six other alphas, logits", r"litv2_models/s_224_a.*/logits", False),
     ("S, M, B, stages", r"litv2_models/.*/act/.*", False),
     ("Dense backbones, feature maps", r"backbone/.*/feat.", False),
-    ("Semantic FPN, normed maps", r"dense/semfpn.*/backbone.*", False),
+    ("Semantic FPN, normalized maps", r"dense/semfpn.*/backbone.*", False),
     ("Semantic FPN, pyramid and branches", r"dense/semfpn.*/(neck|scale).*", False),
     ("Semantic FPN, logits at three sizes", r"dense/semfpn.*/logits.*", False),
     ("Semantic FPN, probabilities", r"dense/semfpn.*/prob.*", False),
@@ -82,7 +82,8 @@ def main() -> None:
             if re.fullmatch(pattern, key)
         ]
         unit = " of the largest" if is_relative else ""
-        print(f"| {title} | {len(found)} | {max(found):.1e}{unit} |")
+        largest = f"{max(found):.1e}" if max(found) else "0"
+        print(f"| {title} | {len(found)} | {largest}{unit} |")
 
 
 if __name__ == "__main__":
