@@ -19,7 +19,7 @@ from litv2_jax.augment.normalize import normalize
 from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.models import probes
-from litv2_jax.pretrained import check_takes_rgb, load_described
+from litv2_jax.pretrained import check_takes_rgb, find_exif_rule, load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
@@ -169,9 +169,9 @@ def _draw(options: argparse.Namespace) -> None:
     preparation = description["input"]
     side = options.image_size or preparation.get("image_size", 224)
     crop = preparation.get("crop", 1.0)
-    pixels = np.stack(
-        [np.asarray(center_crop(read_image(x), side, crop)) for x in options.images]
-    )
+    exif = find_exif_rule(description)
+    images = [center_crop(read_image(x, exif), side, crop) for x in options.images]
+    pixels = np.stack([np.asarray(image) for image in images])
     place = {"stage": options.stage, "block": options.block}
     if options.what == "frequencies":
         draw_frequencies(model, pixels, options.output, **place)
