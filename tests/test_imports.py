@@ -93,6 +93,7 @@ ALLOWED = {
         "augment",
         "data",
         "models",
+        "pictures",
         "pretrained",
         "settings",
         "text",

@@ -35,7 +35,8 @@ def elementwise(op: str, **attributes: Any) -> Rule:
 
 def not_equal(graph: Graph, eqn: Any, x: Value, y: Value) -> Value:
     """`x != y`."""
-    return graph.add("Not", [elementwise("Equal")(graph, eqn, x, y)], (), np.bool_)
+    equal = elementwise("Equal")(graph, eqn, x, y)
+    return graph.add("Not", [equal], equal.shape, np.bool_)
 
 
 def rsqrt(graph: Graph, eqn: Any, x: Value) -> Value:

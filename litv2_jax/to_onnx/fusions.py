@@ -48,8 +48,9 @@ def _find_softmax(node: Node) -> Value | None:
     total = _read(node.inputs[1], "Reshape")
     largest = _read(_read(difference, "Sub", 1), "Reshape")
     row = _read_reduced(_read_other(largest, "Max", -math.inf), "ReduceMax")
-    is_softmax = x is not None and _read_reduced(total, "ReduceSum") is exp
-    return x if is_softmax and row is not None and _strip(row) is _strip(x) else None
+    if x is None or row is None or _read_reduced(total, "ReduceSum") is not exp:
+        return None
+    return x if _strip(row) is _strip(x) else None
 
 
 def _strip(x: Value) -> Value:

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-# The first with Gelu. ONNX Runtime 1.17, OpenVINO 2024.0 and TensorRT 10 read it.
+# The first that has Gelu, of ONNX 1.15 (2023).
 OPSET = 20
 # Of what is no parameter.
 _CONSTANT = "constant"
@@ -160,7 +160,8 @@ def _compute(node: Node, num_outputs: int) -> list[np.ndarray]:
     proto = helper.make_node(node.op, inputs, outputs, **node.attributes)
     run = ReferenceEvaluator(proto, opsets={"": OPSET}).run
     arrays = [value.array for value in node.inputs]
-    return run(None, dict(zip(inputs, arrays, strict=True)))
+    results: Any = run(None, dict(zip(inputs, arrays, strict=True)))
+    return results
 
 
 def _write_node(node: Node) -> onnx.NodeProto:

@@ -40,7 +40,7 @@ def _multiply_matrix(
         y = transpose(graph, y, [axes[1], 1 - axes[1]])
         return graph.add("MatMul", [x, y], shape, dtype)
     turned = (*shape[1:], shape[0])
-    product = _multiply_matrix(graph, y, x, axes[::-1], turned, dtype)
+    product = _multiply_matrix(graph, y, x, (axes[1], axes[0]), turned, dtype)
     return transpose(graph, product, [len(shape) - 1, *range(len(shape) - 1)])
 
 

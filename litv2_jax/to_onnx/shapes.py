@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from jax.lax import GatherScatterMode
 
 from litv2_jax.to_onnx.graph import Graph, Shape, Value
 
@@ -148,6 +149,8 @@ def gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
         for axis, start in zip(axes, indices.array.tolist(), strict=True):
             starts[axis] = start
         return reshape(graph, slice_axes(graph, x, starts, size), shape)
+    if eqn.params["mode"] != GatherScatterMode.PROMISE_IN_BOUNDS:
+        _check_bounds(x, axes, size, indices)
     is_batched = tuple(numbers.operand_batching_dims) == (0,)
     if len(axes) != 1 or tuple(numbers.collapsed_slice_dims) != tuple(axes):
         raise NotImplementedError("Only whole rows are gathered in ONNX.")
@@ -160,6 +163,14 @@ def gather(graph: Graph, eqn: Any, x: Value, indices: Value) -> Value:
     if is_batched or expected != shape:
         raise NotImplementedError("Only whole rows are gathered in ONNX.")
     return graph.add("Gather", [x, rows], shape, x.dtype, axis=axis)
+
+
+def _check_bounds(x: Value, axes: Sequence[int], size: Shape, indices: Value) -> None:
+    """Refuses indices for which JAX would have to clip or to fill."""
+    ends = [x.shape[axis] - size[axis] for axis in axes]  # pyright: ignore
+    array = indices.array
+    if array is None or (array < 0).any() or (array > ends).any():
+        raise NotImplementedError("Indices may be out of bounds, which ONNX refuses.")
 
 
 def cast(graph: Graph, x: Value, dtype: Any) -> Value:

@@ -13,7 +13,6 @@ from litv2_jax.to_onnx.shapes import expand, sides
 
 # Functions that a program calls, by the parameter that has their operations.
 _CALLS = {
-    "checkpoint": "jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "jit": "jaxpr",
@@ -45,7 +44,7 @@ _OTHERS: dict[str, Any] = {
 def translate(graph: Graph, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
     """Adds the nodes of a program to a graph, and returns its outputs.
 
-    What does not depend on images is computed here, by JAX.
+    What depends on constants alone, such as weights, is computed here.
 
     Args:
         graph: To add to.
@@ -57,8 +56,10 @@ def translate(graph: Graph, jaxpr: Any, inputs: Sequence[Value]) -> list[Value]:
             translated.
     """
     outputs = _translate(graph, jaxpr.jaxpr, jaxpr.consts, inputs)
-    shapes_ = [sides(aval.shape) for aval in jaxpr.out_avals]
-    return [expand(graph, x, shape) for x, shape in zip(outputs, shapes_, strict=True)]
+    return [
+        expand(graph, x, sides(aval.shape))
+        for x, aval in zip(outputs, jaxpr.out_avals, strict=True)
+    ]
 
 
 def _translate(
@@ -68,9 +69,10 @@ def _translate(
     values.update(zip(jaxpr.constvars, map(graph.constant, consts), strict=True))
 
     def read(variable: Any) -> Value:
-        if isinstance(variable, core.Literal):
-            return graph.constant(np.asarray(variable.val, variable.aval.dtype))
-        return values[variable]
+        if not isinstance(variable, core.Literal):
+            return values[variable]
+        aval: Any = variable.aval
+        return graph.constant(np.asarray(variable.val, aval.dtype))
 
     for eqn in jaxpr.eqns:
         outputs = _translate_equation(graph, eqn, list(map(read, eqn.invars)))
@@ -104,7 +106,7 @@ def _translate_equation(graph: Graph, eqn: Any, inputs: list[Value]) -> Sequence
 
 
 def _compute(graph: Graph, eqn: Any, inputs: Sequence[Value]) -> list[Value]:
-    """Computes, by JAX, what depends on constants alone."""
+    """Computes by JAX what has no rule."""
     outputs = eqn.primitive.bind(*(x.array for x in inputs), **eqn.params)
     outputs = outputs if eqn.primitive.multiple_results else [outputs]
     return list(map(graph.constant, outputs))
