@@ -22,7 +22,7 @@ install: .venv/installed-dev$(EXTRAS)
 # Trains and evaluates a small LITv2 on handwritten digits; again, to resume.
 demo: install
 	$(BIN)/python train.py --config configs/demo.py:digits --workdir runs/digits
-	@echo "Pictures: runs/digits/report/curves.png and runs/digits/report/predictions.png"
+	@echo "Pictures in runs/digits/report: curves.png, predictions.png and frequencies.png"
 
 # Learns five digits from five images of each, beginning with a model of the other five.
 demo-finetune: install
@@ -30,17 +30,17 @@ demo-finetune: install
 	$(BIN)/python -m litv2_jax.prepare digits runs/datasets/digits-5-9 --classes 5 6 7 8 9 --per-class 5
 	$(BIN)/python train.py --config configs/demo.py:digits-0-4 --workdir runs/digits-0-4
 	$(BIN)/python train.py --config configs/demo.py:finetune --workdir runs/digits-5-9
-	@echo "Pictures: runs/digits-5-9/report/curves.png and runs/digits-5-9/report/predictions.png"
+	@echo "Pictures in runs/digits-5-9/report: curves.png, predictions.png and frequencies.png"
 
 # The same of a segmentation model, on drawn shapes.
 demo-segmentation: install
 	$(BIN)/python train.py --config configs/demo.py:shapes --workdir runs/shapes
-	@echo "Pictures: runs/shapes/report/curves.png and runs/shapes/report/predictions.png"
+	@echo "Pictures in runs/shapes/report: curves.png, predictions.png and frequencies.png"
 
 # The same of a detector.
 demo-detection: install
 	$(BIN)/python train.py --config configs/demo_detection.py --workdir runs/detection
-	@echo "Pictures: runs/detection/report/curves.png and runs/detection/report/predictions.png"
+	@echo "Pictures in runs/detection/report: curves.png, predictions.png and frequencies.png"
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"

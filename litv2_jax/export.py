@@ -4,8 +4,9 @@ The folder OUT then runs without this package; see docs/deployment.md.
 """
 
 import argparse
+import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +17,11 @@ from flax import nnx
 from litv2_jax.class_names import display_names
 from litv2_jax.models.fuse import fuse_for_inference
 from litv2_jax.pretrained import load_described
+from litv2_jax.program import InputSpec
 from litv2_jax.settings import ConfigError
-from litv2_jax.stablehlo import PLATFORMS, InputSpec, write_stablehlo
+from litv2_jax.stablehlo import PLATFORMS, write_stablehlo
 
+FORMATS = ("stablehlo", "onnx")
 _DYNAMIC = "dynamic"
 
 
@@ -30,30 +33,48 @@ def export(
     batch_size: int | None = None,
     input_type: str = "float32",
     normalize: bool = False,
+    format: str = "stablehlo",
     **options: Any,
 ) -> Path:
-    """Writes a model as StableHLO.
+    """Writes a model as StableHLO or ONNX.
 
     Args:
         model: From `create_model` or `fuse_for_inference`.
         folder: To create.
         image_size: Height and width in pixels, or both in one number; None for any
-            multiples of 32.
+            multiples of 32, in StableHLO.
         batch_size: Images of a batch; None for any number.
         input_type: `float32` or `uint8`.
         normalize: Whether the program normalizes pixels of 0 to 255; else it gets what
             `litv2_jax.augment.normalize.normalize` returns.
-        **options: Those of `litv2_jax.stablehlo.write_stablehlo`, which says what the
-            folder holds: `weights_inside`, `platforms` and `description`.
+        format: `stablehlo` or `onnx`.
+        **options: Those of `litv2_jax.stablehlo.write_stablehlo` (`weights_inside`,
+            `platforms`, `description`) or of `litv2_jax.to_onnx.write.write_onnx`
+            (`description`), which say what the folder holds.
 
     Raises:
-        ConfigError: If an argument is impossible, see there; or flatbuffers is not
-            installed.
+        ConfigError: If an argument is impossible, see there; or flatbuffers or onnx is
+            not installed.
     """
+    write = _choose_writer(format)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
     spec = InputSpec(image_size, batch_size, input_type, not normalize)
-    return write_stablehlo(model, folder, spec, **options)
+    return write(model, folder, spec, **options)
+
+
+def _choose_writer(format: str) -> Callable[..., Path]:
+    if format not in FORMATS:
+        raise ConfigError(
+            f"There is no format {format!r}; there are {' and '.join(FORMATS)}."
+        )
+    if format == "stablehlo":
+        return write_stablehlo
+    if importlib.util.find_spec("onnx") is None:
+        raise ConfigError("ONNX needs onnx: pip install 'litv2_jax[onnx]'.")
+    from litv2_jax.to_onnx.write import write_onnx
+
+    return write_onnx
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,13 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     try:
         folder = _run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, NotImplementedError) as error:
         sys.exit(f"litv2_jax.export: {error}")
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"Wrote {folder}, {size / 1e6:.2f} MB.")
 
 
 def _run(options: argparse.Namespace) -> Path:
+    write_options = _find_format_options(options)
     model, description = load_described(options.weights, dtype=options.dtype)
     image_size = options.image_size or [description["input"].get("image_size", 512)]
     return export(
@@ -77,14 +99,27 @@ def _run(options: argparse.Namespace) -> Path:
         batch_size=None if options.batch_size == _DYNAMIC else options.batch_size,
         input_type=options.input_type,
         normalize=options.normalize,
-        weights_inside=options.weights_inside,
-        platforms=options.platforms,
+        format=options.format,
+        **write_options,
         description={
             "model": description["model"],
             "preprocessing": description["input"],
             "class_names": display_names(description.get("class_names") or []),
         },
     )
+
+
+def _find_format_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns those that one format alone has."""
+    if options.format == "stablehlo":
+        platforms = options.platforms or PLATFORMS
+        return {"weights_inside": options.weights_inside, "platforms": platforms}
+    if options.weights_inside or options.platforms:
+        raise ConfigError(
+            "--weights-inside and --platforms are options of StableHLO: an ONNX file "
+            "holds its weights and runs wherever a runtime does. Leave them out."
+        )
+    return {}
 
 
 def _read_size(sides: Sequence[int | str]) -> tuple[int, int] | None:
@@ -109,7 +144,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("output", type=Path, help="folder to create")
     add("--weights", type=Path, required=True, help="as for litv2_jax.predict")
-    add("--format", choices=["stablehlo"], default="stablehlo")
+    add("--format", choices=FORMATS, default=FORMATS[0])
     add(
         "--image-size",
         type=_number_or_dynamic,
@@ -130,7 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", choices=["float32", "bfloat16"], default="float32")
     add("--fuse", action="store_true", help="fold norms, for faster inference")
     add("--weights-inside", action="store_true", help="write one file")
-    add("--platforms", nargs="+", default=list(PLATFORMS), metavar="NAME")
+    add("--platforms", nargs="+", metavar="NAME", help=f"by default {PLATFORMS}")
     return parser.parse_args(arguments)
 
 

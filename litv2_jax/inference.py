@@ -23,7 +23,7 @@ from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
-from litv2_jax.pretrained import check_takes_rgb, load_described
+from litv2_jax.pretrained import check_takes_rgb, find_exif_rule, load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights import save_pretrained
 
@@ -114,9 +114,7 @@ class Predictor:
         self.task = find_family(sizes["name"]).task
         self._description = description
         self._input = description["input"]
-        # Checkpoints of classifiers that do not say are of runs that ignored it.
-        default = "ignored" if self.task == "classification" else "applied"
-        self.exif = self._input.get("exif", default)
+        self.exif = find_exif_rule(description)
         names = display_names(description.get("class_names") or [])
         self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
         graphdef, self._state = nnx.split(self.model)

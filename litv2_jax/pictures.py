@@ -2,8 +2,9 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -24,6 +25,9 @@ _MAX_PIXELS = 2048
 
 # Height over width that the drawing of one image may have.
 _RATIOS = (0.1, 4.0)
+
+# Channels of a spectrum, as in the paper's figure 6.
+_NUM_CHANNELS = 8
 
 # Characters of a text; more would leave no room for the image.
 _MAX_TEXT = 60
@@ -170,6 +174,25 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: Path) -
         axis.set_ticks(axis.get_ticklocs(), [label.get_text() for label in labels])
     axes.tick_params(axis="x", rotation=90)
     axes.set(xlabel="prediction", ylabel="label")
+    figure.savefig(path, dpi=120)
+
+
+def draw_spectra(spectra: Mapping[str, Any], path: Path) -> None:
+    """Draws the first channels of spectra, a row for each; brighter is larger.
+
+    Args:
+        spectra: Magnitudes [h, w, C] by name; shown on a logarithmic scale.
+        path: PNG to write.
+    """
+    count = min(_NUM_CHANNELS, *(x.shape[-1] for x in spectra.values()))
+    size = (1.3 * count + 0.6, 1.5 * len(spectra))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(spectra), count, squeeze=False)
+    for row, (name, spectrum) in zip(axes, spectra.items(), strict=True):
+        row[0].set_ylabel(name)
+        for k, one in enumerate(row):
+            one.imshow(np.log1p(np.asarray(spectrum[..., k])))
+            one.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=120)
 
 

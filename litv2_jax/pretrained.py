@@ -1,6 +1,7 @@
 """Models with their weights: `litv2_jax.create_model` and stored descriptions."""
 
 import logging
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
@@ -9,6 +10,7 @@ from flax import nnx
 
 from litv2_jax import models
 from litv2_jax.models.blocks import RGB
+from litv2_jax.models.family import find_family
 from litv2_jax.models.state import split_state
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights import Weights, open_weights
@@ -90,6 +92,18 @@ def load_described(path: str | PathLike, **options: Any) -> tuple[Any, dict[str,
         )
     model = load_model(weights, **description["model"], rngs=nnx.Rngs(0), **options)
     return model, description
+
+
+def find_exif_rule(description: Mapping[str, Any]) -> str:
+    """Returns what a model makes of EXIF orientations: `applied` or `ignored`.
+
+    Args:
+        description: From `load_described`.
+    """
+    # Checkpoints of classifiers that do not say are of runs that ignored it.
+    is_classifier = find_family(description["model"]["name"]).task == "classification"
+    default = "ignored" if is_classifier else "applied"
+    return description["input"].get("exif", default)
 
 
 def check_takes_rgb(model: Any, path: str | PathLike) -> None:

@@ -19,12 +19,11 @@ from litv2_jax.augment.normalize import normalize
 from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.models import probes
-from litv2_jax.pretrained import check_takes_rgb, load_described
+from litv2_jax.pictures import draw_spectra
+from litv2_jax.pretrained import check_takes_rgb, find_exif_rule, load_described
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 
-# Channels in a picture of frequencies, as in the paper.
-_NUM_CHANNELS = 8
 # Tokens in a row of a picture of offsets; more would hide each other.
 _NUM_TOKENS = 14
 
@@ -49,24 +48,10 @@ def draw_frequencies(
 
     @jax.jit
     def measure(model, pixels):
-        x = probes.read_block_input(model.backbone, normalize(pixels), stage, block)
-        layer = model.backbone.stages[stage - 1].blocks[block - 1].attention
-        return {
-            name: probes.measure_spectrum(part)
-            for name, part in probes.split_frequencies(layer, x).items()
-        }
+        images = normalize(pixels)
+        return probes.measure_frequencies(model.backbone, images, stage, block)
 
-    spectra = measure(model, pixels)
-    count = min(_NUM_CHANNELS, *(x.shape[-1] for x in spectra.values()))
-    size = (1.3 * count + 0.6, 1.5 * len(spectra))
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(len(spectra), count, squeeze=False)
-    for row, (name, spectrum) in zip(axes, spectra.items(), strict=True):
-        row[0].set_ylabel(name)
-        for k, one in enumerate(row):
-            one.imshow(np.log1p(np.asarray(spectrum[..., k])))
-            one.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=120)
+    draw_spectra(measure(model, pixels), path)
 
 
 def draw_attention(
@@ -169,9 +154,9 @@ def _draw(options: argparse.Namespace) -> None:
     preparation = description["input"]
     side = options.image_size or preparation.get("image_size", 224)
     crop = preparation.get("crop", 1.0)
-    pixels = np.stack(
-        [np.asarray(center_crop(read_image(x), side, crop)) for x in options.images]
-    )
+    exif = find_exif_rule(description)
+    images = [center_crop(read_image(x, exif), side, crop) for x in options.images]
+    pixels = np.stack([np.asarray(image) for image in images])
     place = {"stage": options.stage, "block": options.block}
     if options.what == "frequencies":
         draw_frequencies(model, pixels, options.output, **place)

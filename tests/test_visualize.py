@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from litv2_jax import HiLo, create_model
+from litv2_jax import HiLo, create_model, visualize
 from litv2_jax.models.probes import (
     find_samples,
     measure_spectrum,
@@ -90,6 +90,26 @@ def test_samples_are_moved_by_the_offsets(tmp_path):
     assert Image.open(tmp_path / "offsets.png").width > 100
     with pytest.raises(ValueError, match="no token merging 4; there are 1 to 3"):
         find_samples(model.backbone, jnp.zeros((1, 64, 64, 3)), 4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "turns"), [({}, 0), ({"exif": "applied"}, -1), ({"exif": "ignored"}, 0)]
+)
+def test_images_are_turned_upright_if_those_of_the_training_were(
+    tmp_path, monkeypatch, setting, turns
+):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = 6  # Taken with the camera on its side.
+    image.save(tmp_path / "a.png", exif=exif)
+    model = nnx.eval_shape(lambda: create_model("litv2_s", rngs=nnx.Rngs(0), **SIZES))
+    description = {"model": {"name": "litv2_s"}, "input": {"image_size": 64, **setting}}
+    monkeypatch.setattr(visualize, "load_described", lambda path: (model, description))
+    drawn = []
+    monkeypatch.setattr(visualize, "draw_offsets", lambda *a, **_: drawn.append(a[1]))
+    main(["offsets", str(tmp_path / "a.png"), "--weights", str(tmp_path)])
+    np.testing.assert_array_equal(drawn[0][0], np.rot90(pixels, turns))
 
 
 def test_the_command_draws_and_says_why_not(tmp_path, capsys):

@@ -151,5 +151,7 @@ class Fpn(nnx.Module):
                 levels.append(x)
         else:
             for _ in range(self.num_extra):
-                levels.append(levels[-1][:, ::2, ::2])
+                x = levels[-1]
+                # Indexing would gather, if the batch is a symbol, for export.
+                levels.append(jax.lax.slice(x, (0,) * 4, x.shape, (1, 2, 2, 1)))
         return levels

@@ -73,8 +73,14 @@ def _pick_products(x: jax.Array, kernel: jax.Array, dtype: DTypeLike) -> jax.Arr
     size, _, _, features = kernel.shape
     taps = rearrange(kernel, "s t d f -> d (s t f)")
     products: jax.Array = multiply(x, taps, dtype)
+    # Indexing would gather, if the batch is a symbol, for export.
     belonging = [
-        products[:, i::size, j::size, n * features : (n + 1) * features]
+        jax.lax.slice(
+            products,
+            (0, i, j, n * features),
+            (*products.shape[:3], (n + 1) * features),
+            (1, size, size, 1),
+        )
         for n, (i, j) in enumerate(np.ndindex(size, size))
     ]
     return functools.reduce(jnp.add, belonging)

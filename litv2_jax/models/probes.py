@@ -49,6 +49,31 @@ def read_stage_input(backbone: Backbone, images: jax.Array, stage: int) -> jax.A
     return x
 
 
+def measure_frequencies(
+    backbone: Backbone,
+    images: jax.Array,
+    stage: int,
+    block: int,
+    weights: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Returns the spectra of Hi-Fi and Lo-Fi, as `measure_spectrum`, by their names.
+
+    Args:
+        backbone: As in `read_block_input`.
+        images: As in `read_block_input`.
+        stage: As in `read_block_input`.
+        block: As in `read_block_input`.
+        weights: As in `measure_spectrum`.
+
+    Raises:
+        ValueError: If there is no such block, or it has no attention.
+    """
+    x = read_block_input(backbone, images, stage, block)
+    layer: HiLo = backbone.stages[stage - 1].blocks[block - 1].attention
+    parts = split_frequencies(layer, x)
+    return {name: measure_spectrum(part, weights) for name, part in parts.items()}
+
+
 def split_frequencies(layer: HiLo, x: jax.Array) -> dict[str, jax.Array]:
     """Returns the outputs of the heads, `Hi-Fi` and `Lo-Fi`: [B, h, w, channels] each.
 
@@ -65,13 +90,17 @@ def split_frequencies(layer: HiLo, x: jax.Array) -> dict[str, jax.Array]:
     return {name: part for name, part in outputs.items() if part.shape[-1]}
 
 
-def measure_spectrum(x: jax.Array) -> jax.Array:
+def measure_spectrum(x: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Returns Fourier magnitudes, averaged over the images: [B, h, w, C] -> [h, w, C].
 
     The lowest frequency is in the middle, as in figure 6 of the paper.
+
+    Args:
+        x: [B, h, w, C].
+        weights: [B], of the images in the average; alike by default.
     """
     magnitude = jnp.abs(jnp.fft.fft2(x.astype(jnp.float32), axes=(1, 2)))
-    return jnp.fft.fftshift(magnitude, axes=(1, 2)).mean(0)
+    return jnp.average(jnp.fft.fftshift(magnitude, axes=(1, 2)), 0, weights)
 
 
 def read_low_attention(

@@ -208,8 +208,12 @@ class Classification(ImageTask):
         }
 
     def predict(self, model: Any, batch: Batch) -> Batch:
-        """Returns the probabilities of the classes."""
-        return {"probability": jax.nn.softmax(self._average_views(model, batch))}
+        """Returns the probabilities of the classes, and spectra."""
+        images = normalize(batch["image"])
+        return {
+            "probability": jax.nn.softmax(self._average_views(model, batch)),
+            "spectra": self._measure_spectra(model, images, batch["valid"]),
+        }
 
     def _average_views(self, model: Any, batch: Batch) -> jax.Array:
         """Returns logits [B, K], averaged with those of mirror images for `flip`.

@@ -276,8 +276,10 @@ class Detection(ImageTask):
         return {**outputs, "record": batch["record"], "valid": batch["valid"]}
 
     def predict(self, model: Any, batch: Batch) -> Batch:
-        """Returns the same."""
-        return self.evaluate(model, batch)
+        """Returns the same, and spectra."""
+        images = normalize_inside(batch["image"], batch["size"])
+        spectra = self._measure_spectra(model, images, batch["valid"])
+        return {**self.evaluate(model, batch), "spectra": spectra}
 
     def metric(self) -> DetectionScores:
         """Returns an empty metric of COCO's numbers, such as `box_AP`."""

@@ -1,16 +1,25 @@
 """What the tasks have in common: one model, one data set, images."""
 
 import abc
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from litv2_jax.data.transforms.geometry import both_sides
 from litv2_jax.models.flops import count_flops
+from litv2_jax.models.probes import measure_frequencies
+from litv2_jax.pictures import draw_spectra
 from litv2_jax.settings import ConfigError
 from litv2_jax.tasks.task_data import TaskData, find_sizes
+from litv2_jax.training.task import Batch
+
+# Stage and block whose frequencies are drawn, the first with attention as published.
+_SPECTRA_OF = (3, 1)
 
 
 class ImageTask(abc.ABC):
@@ -133,6 +142,33 @@ class ImageTask(abc.ABC):
     def build(self, rngs: nnx.Rngs) -> nnx.Module:
         """Returns the model."""
         return self._settings.model.build(rngs, len(self.class_names))
+
+    @abc.abstractmethod
+    def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
+        """Draws some examples of a batch and the outputs of `predict` for them."""
+
+    def pictures(
+        self, batch: Batch, outputs: Batch
+    ) -> dict[str, Callable[[Path], None]]:
+        """Returns functions that draw a batch and the outputs of `predict` for it."""
+        drawn = {"predictions": functools.partial(self.draw, batch, outputs)}
+        if outputs.get("spectra"):
+            drawn["frequencies"] = functools.partial(draw_spectra, outputs["spectra"])
+        return drawn
+
+    def _measure_spectra(self, model: Any, images: jax.Array, valid: jax.Array):
+        """Returns the spectra of Hi-Fi and Lo-Fi where the published models begin.
+
+        Args:
+            model: The model.
+            images: [B, H, W, 3], normalized.
+            valid: bool [B], which rows are images.
+        """
+        stage, block = _SPECTRA_OF
+        if not model.backbone.stages[stage - 1].blocks[block - 1].has_attention:
+            return {}
+        weights = valid.astype(jnp.float32)
+        return measure_frequencies(model.backbone, images, stage, block, weights)
 
     def write_scores(self, metric: Any, folder: Path) -> list[Path]:
         """Writes files about what a metric has added up, none here; returns them."""

@@ -209,8 +209,12 @@ class Segmentation(ImageTask):
         }
 
     def predict(self, model: Any, batch: Batch) -> Batch:
-        """Returns the class of each pixel."""
-        return {"prediction": self._classify_pixels(model, batch)}
+        """Returns the class of each pixel, and spectra."""
+        images = normalize_inside(batch["image"], batch["size"])
+        return {
+            "prediction": self._classify_pixels(model, batch),
+            "spectra": self._measure_spectra(model, images, batch["valid"]),
+        }
 
     def _classify_pixels(self, model: Any, batch: Batch) -> jax.Array:
         """Returns the class of each pixel, int32 [B, H', W'], at the label's size."""

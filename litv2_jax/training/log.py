@@ -132,15 +132,15 @@ class Log:
 
     def report(
         self,
-        draw_examples: Callable[[Path], None],
+        pictures: Mapping[str, Callable[[Path], None]],
         results: Mapping[str, float],
         table: str,
         write_scores: Callable[[Path], Any],
     ) -> None:
-        """Writes `report/`: curves, predictions drawn by the function, a summary.
+        """Writes `report/`: curves, pictures drawn by functions, a summary.
 
         Args:
-            draw_examples: Draws predictions to a file.
+            pictures: Functions that draw to a file, by the names of the files.
             results: The last evaluation.
             table: The metric's table, in Markdown.
             write_scores: Writes further files of its scores into a folder.
@@ -149,14 +149,17 @@ class Log:
             return
         rows = read_rows(self._workdir)
         self.draw("curves", lambda path: draw_curves(rows, path))
-        self.draw("predictions", draw_examples)
+        for name, draw_to in pictures.items():
+            self.draw(name, draw_to)
         write_scores(self._report)
         # The names of classes may be in any script.
         (self._report / "summary.md").write_text(
-            summarize(rows, results) + (f"\n{table}\n" if table else ""),
+            summarize(rows, results, list(pictures))
+            + (f"\n{table}\n" if table else ""),
             encoding="utf-8",
         )
-        tqdm.write(f"Wrote {self._report}: curves.png, predictions.png, summary.md.")
+        files = ", ".join(f"{name}.png" for name in ("curves", *pictures))
+        tqdm.write(f"Wrote {self._report}: {files}, summary.md.")
 
     def write_means(self, step: int) -> None:
         """Writes a row of the means since the last row, if any.

@@ -189,7 +189,7 @@ class _Trainer:
         self._skipped.check_end(self._run.num_steps, self._checkpoints.finished())
         example = self._evaluator.predict(*state.served())
         self._log.report(
-            lambda path: self._task.draw(*example, path),
+            self._task.pictures(*example),
             results,
             self._evaluator.table,
             self._evaluator.write_scores,

@@ -1,6 +1,6 @@
 """End-of-run report: curves and a summary, from metrics.jsonl."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,13 @@ def draw_curves(rows: Rows, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def summarize(rows: Rows, results: Mapping[str, float]) -> str:
+def summarize(rows: Rows, results: Mapping[str, float], pictures: Sequence[str]) -> str:
     """Returns a short page in Markdown: the last evaluation, and all of them.
 
     Args:
         rows: Of metrics.jsonl.
         results: The last evaluation.
+        pictures: Names of the files, beside the curves.
     """
     evaluations = [row for row in rows if row["kind"] == "eval"]
     num_skipped = sum(row["kind"] == "skipped" for row in rows)
@@ -49,10 +50,7 @@ def summarize(rows: Rows, results: Mapping[str, float]) -> str:
         f"{rows[-1]['step']} steps, of which {num_skipped} were skipped because "
         "their loss or gradient was not finite.",
         "",
-        "![Curves](curves.png)",
-        "",
-        "![Predictions](predictions.png)",
-        "",
+        *(f"![{x.capitalize()}]({x}.png)\n" for x in ("curves", *pictures)),
         "| step | " + " | ".join(names) + " |",
         "|---" * (len(names) + 1) + "|",
     ]

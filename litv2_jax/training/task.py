@@ -1,6 +1,6 @@
 """The interface between the training loop and a task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -102,7 +102,7 @@ class Task(Protocol):
         ...
 
     def predict(self, model: nnx.Module, batch: Batch) -> Batch:
-        """Returns what `draw` needs of a batch; computed for one batch of a run."""
+        """Returns what `pictures` needs of a batch; computed for one batch of a run."""
         ...
 
     def check_unreadable(self, count: int) -> None:
@@ -125,6 +125,11 @@ class Task(Protocol):
         """Draws the examples of a batch that `augment` returned."""
         ...
 
-    def draw(self, batch: Batch, outputs: Batch, path: Path) -> None:
-        """Draws some examples of a batch and the outputs of `predict` for them."""
+    def pictures(
+        self, batch: Batch, outputs: Batch
+    ) -> dict[str, Callable[[Path], None]]:
+        """Returns functions that draw a batch and the outputs of `predict` for it.
+
+        By the names of the files, such as `predictions`.
+        """
         ...

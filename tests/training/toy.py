@@ -136,8 +136,9 @@ class Toy:
     def draw_inputs(self, batch, path):
         draw_points(batch["x"], batch["label"], path)
 
-    def draw(self, batch, outputs, path):
-        draw_points(batch["x"], outputs["choice"], path)
+    def pictures(self, batch, outputs):
+        choice = outputs["choice"]
+        return {"predictions": lambda path: draw_points(batch["x"], choice, path)}
 
 
 def draw_points(points, colors, path):
