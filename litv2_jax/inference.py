@@ -93,8 +93,8 @@ class Predictor:
 
         Args:
             weights: The workdir of a run, whose best checkpoint is taken; a checkpoint;
-                a `.pth`, `.pt` or `.safetensors` file; or a folder from
-                `save_pretrained`.
+                a `.pth`, `.pt` or `.safetensors` file; a folder from
+                `save_pretrained`; or `published:NAME`, which is downloaded once.
 
         Raises:
             ConfigError: If there is no checkpoint, it does not say how many heads its
