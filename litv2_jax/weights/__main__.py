@@ -14,12 +14,14 @@ from litv2_jax.weights.cache import (
     cache_folder,
     fetch,
     find_cached,
-    read_record,
+    find_digest,
 )
-from litv2_jax.weights.published import PUBLISHED, PublishedFile, find_published
-
-# What the scores are called, by their names in our results.
-TITLES = {"top1": "top-1", "mIoU": "mIoU", "box_AP": "box AP", "mask_AP": "mask AP"}
+from litv2_jax.weights.published import (
+    PUBLISHED,
+    TITLES,
+    PublishedFile,
+    find_published,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,8 +87,8 @@ def _fetch_files(options: argparse.Namespace) -> None:
             num_failed += 1
             print(f"litv2_jax.weights: {error}", file=sys.stderr)
         else:
-            digest = read_record(path).get("sha256", "not recorded")
-            print(f"{path}: {path.stat().st_size:,} bytes, sha256 {digest}")
+            size = path.stat().st_size
+            print(f"{path}: {size:,} bytes, sha256 {find_digest(path)}")
     if num_failed:
         sys.exit(f"litv2_jax.weights: {num_failed} of {len(files)} not fetched.")
 

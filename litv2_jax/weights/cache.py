@@ -158,6 +158,11 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from None
 
 
+def find_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file from `fetch`, which has compared it."""
+    return read_record(path).get("sha256") or _digest(path)
+
+
 def _describe(path: Path, source: str) -> dict[str, Any]:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     size = path.stat().st_size

@@ -15,6 +15,9 @@ from typing import Annotated
 from litv2_jax.models.family import find_family
 from litv2_jax.settings import ConfigError, check_text, parse_path
 
+# What the scores are called, by their names in our results.
+TITLES = {"top1": "top-1", "mIoU": "mIoU", "box_AP": "box AP", "mask_AP": "mask AP"}
+
 _WORD = "published"
 _PREFIX = f"{_WORD}:"
 
