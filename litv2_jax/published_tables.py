@@ -74,7 +74,7 @@ def configure(
     table: PublishedTable, model: str, options: EvalOptions
 ) -> dict[str, Any]:
     """Returns the recipe of a model, to be evaluated with these options."""
-    config = table.find_recipe(model)
+    config: Any = table.find_recipe(model)
     config.data.data_dir = str(options.data_dir)
     config.data.update(_find_data(table, options))
     # An image that is left out would change the score.

@@ -245,7 +245,7 @@ def test_detection_is_scored(releases, monkeypatch, tmp_path):
     def find_recipe(model):
         config = demo_detection.get_config()
         config.model.name, config.model.sizes = model, {}
-        config.data.train_split = "train[:8]"
+        config.data.train_split = "train[:16]"
         return config
 
     table = dataclasses.replace(TABLES["coco"], find_recipe=find_recipe)
@@ -270,6 +270,7 @@ def test_a_file_of_the_published_size_is_scored(releases, tmp_path, capsys):
         Image.fromarray(colors).save(path)
     page = tmp_path / "page.md"
     data = ["--data-dir", str(tmp_path / "data"), "--num-workers", "0"]
+    data += ["--batch-size", "16"]  # Larger ones keep virtual devices waiting.
     main(["imagenet", *data, "--models", "litv2_s", "--output", str(page)])
     row = (
         r"\| `litv2_s` \| top-1 \| 82.0 \| 0.\d\d \| -8\d.\d\d \| 1,000 of 50,000 \| 1 "

@@ -41,6 +41,7 @@ MISTAKES = [
     ([DIGITS, "--workdir=w", "--num-processes=2"], "--num-processes is 2, but"),
     ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
     ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
+    ([DIGITS, "--eval-only", "--weights=published:x"], "weights of 'x'. `python -m"),
     (["--config=README.md"], "README.md is not Python"),
     ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
     (

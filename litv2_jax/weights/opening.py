@@ -1,5 +1,6 @@
 """Finds weights: published ones, a run, a checkpoint, a file or a model folder."""
 
+import dataclasses
 from os import PathLike
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def open_weights(
             `published:NAME` or `published`, which are downloaded if need be.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
-        model: Name of the model whose weights `published` means.
+        model: Name of the model that they are for, whose weights `published` means.
 
     Raises:
         ConfigError: If there are none, or they are damaged.
@@ -35,7 +36,7 @@ def open_weights(
         ValueError: If a file cannot be read, or is no model of LITv2's.
     """
     if is_published(weights):
-        return _open_published(find_published(str(weights), model), entry)
+        return _open_published(find_published(str(weights), model), entry, model)
     path = expand_path(Path(weights))
     if path.is_file():
         return _describe(path, read_checkpoint(path, entry))
@@ -60,11 +61,31 @@ def explain_download(weights: str | PathLike, *, model: str | None = None) -> st
     return "" if find_cached(file) else f"would be downloaded from {address_of(file)}"
 
 
-def _open_published(file: PublishedFile, entry: str | None) -> Weights:
+def _open_published(
+    file: PublishedFile, entry: str | None, model: str | None
+) -> Weights:
     path = fetch(file)
     source = read_checkpoint(path, entry)
     _check_model(path, file, source)
-    return _describe(path, source, file.model)
+    weights = _describe(path, source, file.model)
+    notes = [*weights.notes, *_explain_windows(file, model or file.model)]
+    return dataclasses.replace(weights, notes=tuple(notes))
+
+
+def _explain_windows(file: PublishedFile, model: str) -> list[str]:
+    """Returns a sentence if a model has other windows, which no shapes show."""
+    family = find_family(file.model)
+    if model not in family.configs:
+        return []
+    theirs, ours = (
+        family.configs[name].backbone.window_sizes for name in (file.model, model)
+    )
+    if ours == theirs:
+        return []
+    return [
+        f"The published {file.name} was trained with windows {theirs}, but {model} has "
+        f"{ours}: create {file.model} to get the published numbers."
+    ]
 
 
 def _describe(

@@ -1,5 +1,6 @@
 """Published weights are named wherever weights are, and are those of one model."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from litv2_jax import predict, visualize
 from litv2_jax.convert.identify import architecture_of
 from litv2_jax.convert.torch_file import read_torch_checkpoint, write_torch_checkpoint
 from litv2_jax.export import main as export
+from litv2_jax.models.families import CLASSIFIER
 from litv2_jax.models.family import find_family, list_all_models
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.run_settings import RunSettings
@@ -20,6 +22,7 @@ from litv2_jax.weights import explain_download, open_weights, parse_weights
 from litv2_jax.weights.cache import cache_folder
 from litv2_jax.weights.published import PUBLISHED, find_published
 from tests.reference import GOLDEN
+from tests.releases import NANO as NANO_CONFIG
 from tests.releases import releases
 
 __all__ = ["releases"]
@@ -135,6 +138,19 @@ def test_they_are_converted(releases, tmp_path, capsys):
     convert_torch_weights.main(["published:nano", str(tmp_path / "w")])
     assert "litv2_nano (num_classes 10, embed_dim 8" in capsys.readouterr().out
     assert open_weights(tmp_path / "w").description["model"]["name"] == "litv2_nano"
+
+
+def test_other_windows_are_said(releases, monkeypatch):
+    """Both detectors have the same arrays."""
+    config = dataclasses.replace(NANO_CONFIG.backbone, window_sizes=(0, 0, 4, 1))
+    config = dataclasses.replace(NANO_CONFIG, backbone=config)
+    monkeypatch.setitem(CLASSIFIER.configs, "litv2_nano_window4", config)
+    for model, count in (("litv2_nano", 0), ("litv2_nano_window4", 1), ("x", 0)):
+        notes = open_weights("published:nano", model=model).notes
+        assert len(notes) == count
+    expected = r"with windows \(0, 0, 2, 1\), but litv2_nano_window4 has \(0, 0, 4, 1\)"
+    notes = open_weights("published:nano", model="litv2_nano_window4").notes
+    assert re.search(expected, notes[0])
 
 
 def test_another_model_under_the_name_is_refused(releases, tmp_path):
