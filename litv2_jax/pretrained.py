@@ -28,12 +28,12 @@ def create_model(
         name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         weights: The workdir of a run, whose best checkpoint is taken; a checkpoint; a
-            `.pth`, `.pt` or `.safetensors` file; a folder from `save_pretrained`; or
+            `.pth`, `.pt` or `.safetensors` file; a folder from `save_pretrained`;
             `published`, the original's weights of this model, or `published:NAME`,
-            those of another one, which are downloaded once. If
-            `num_classes` is given and is another than theirs, the head is new, or left
-            out for 0; for another `in_chans` than 3, the first layer is adapted; models
-            of another kind take the backbone of a classifier. A warning says so.
+            which are downloaded once. If `num_classes` is given and is another than
+            theirs, the head is new, or left out for 0; for another `in_chans` than 3,
+            the first layer is adapted; models of another kind take the backbone of a
+            classifier. A warning says so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that

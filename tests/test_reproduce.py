@@ -12,7 +12,7 @@ import litv2_jax
 from configs import demo, demo_detection, imagenet
 from litv2_jax import class_names
 from litv2_jax.convert.torch_file import write_torch_checkpoint
-from litv2_jax.models.families import RETINANET, SEMANTIC_FPN
+from litv2_jax.models.families import CLASSIFIER, RETINANET, SEMANTIC_FPN
 from litv2_jax.published_tables import TABLES, EvalOptions, configure
 from litv2_jax.reproduce import main, reproduce
 from litv2_jax.score_page import ScorePage
@@ -256,23 +256,23 @@ def test_detection_is_scored(releases, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_file_of_the_published_size_is_scored(releases, tmp_path, capsys):
-    """The command as it is, on an image of each class of ImageNet."""
-    model = fill(lambda: litv2_jax.create_model("litv2_s", rngs=nnx.Rngs(0)))
-    served = tmp_path / "served.pth"
-    write_torch_checkpoint(served, litv2_jax.to_torch_state_dict(model))
-    releases.files["/v1.0/litv2_s.pth"] = served.read_bytes()
+def test_classes_of_imagenet_are_matched_by_their_numbers(
+    releases, monkeypatch, tmp_path
+):
+    config = dataclasses.replace(NANO, num_classes=1000)
+    publish(releases, monkeypatch, CLASSIFIER, config, "litv2_nano1000")
     generator = np.random.default_rng(0)
     for number in class_names.imagenet_names():
-        path = tmp_path / "data" / "val" / number / "x.png"
+        path = tmp_path / "val" / number / "x.png"
         path.parent.mkdir(parents=True)
         colors = generator.integers(256, size=(5, 6, 3), dtype=np.uint8)
         Image.fromarray(colors).save(path)
-    page = tmp_path / "page.md"
-    data = ["--data-dir", str(tmp_path / "data"), "--num-workers", "0"]
-    data += ["--batch-size", "16"]  # Larger ones keep virtual devices waiting.
-    main(["imagenet", *data, "--models", "litv2_s", "--output", str(page)])
+    page, models = tmp_path / "page.md", ["litv2_nano1000"]
+    assert reproduce(TABLE, EvalOptions(tmp_path), page, models=models) == []
     row = (
-        r"\| `litv2_s` \| top-1 \| 82.0 \| 0.\d\d \| -8\d.\d\d \| 1,000 of 50,000 \| 1 "
+        r"\| `litv2_nano1000` \| top-1 \| in a figure \| 0.\d\d \|  \| 1,000 of 50,000 "
     )
     assert re.search(row, page.read_text())
+    # A model of other classes has no score.
+    reproduce(TABLE, EvalOptions(tmp_path), page, models=["nano"])
+    assert "`litv2_nano`" not in page.read_text()

@@ -42,6 +42,8 @@ MISTAKES = [
     ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
     ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
     ([DIGITS, "--eval-only", "--weights=published:x"], "weights of 'x'. `python -m"),
+    # Those of config.model.name are looked for.
+    ([DIGITS, "--eval-only", "--weights=published"], "The mirror is 'disk' but must"),
     (["--config=README.md"], "README.md is not Python"),
     ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
     (
@@ -93,7 +95,8 @@ def answers(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, folder / "starts.py"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LITV2_JAX_MIRROR": "disk"}
+        | {"LITV2_JAX_CACHE": str(folder / "absent")},
         input=json.dumps([arguments for arguments, _ in MISTAKES]),
         capture_output=True,
         text=True,

@@ -62,7 +62,7 @@ def test_a_later_start_resumes(releases, blob):
 @pytest.mark.parametrize("has_tags", [True, False])
 def test_parts_of_two_files_are_not_joined(releases, blob, has_tags):
     releases.has_tags = has_tags
-    releases.breaks = [100_000, 0, 0, 0] if has_tags else [100_000] * 2 + [0] * 3
+    releases.breaks = [100_000, 0, 0, 0] if has_tags else [100_000] * 4
     with pytest.raises(DownloadError):
         fetch_blob()
     releases.files["/v9/blob.pth"] = other = blob[::-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from litv2_jax.export import main as export
 from litv2_jax.models.families import CLASSIFIER
 from litv2_jax.models.family import find_family, list_all_models
 from litv2_jax.settings import ConfigError
+from litv2_jax.training.begin import open_initial_weights
+from litv2_jax.training.dry_run import describe_run
+from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.weights import explain_download, open_weights, parse_weights
 from litv2_jax.weights.cache import cache_folder
@@ -24,6 +28,7 @@ from litv2_jax.weights.published import PUBLISHED, find_published
 from tests.reference import GOLDEN
 from tests.releases import NANO as NANO_CONFIG
 from tests.releases import releases
+from tests.training.toy import Toy, toy_run
 
 __all__ = ["releases"]
 NANO = GOLDEN / "litv2_tiny_checkpoint.pth"
@@ -97,6 +102,17 @@ def test_recipes_name_them(tmp_path, monkeypatch):
         config = imagenet.get_config()
         config.weights = weights
         assert RunSettings.split(config.to_dict())[0].weights == parsed
+
+
+def test_a_run_asks_for_those_of_its_model():
+    run = Run(Toy(), toy_run(weights="published"))
+    checkpoints = types.SimpleNamespace(steps=list)
+    for begin in (
+        lambda: open_initial_weights(run, checkpoints),
+        lambda: describe_run(run.task, run.settings),
+    ):
+        with pytest.raises(ConfigError, match="no published weights of 'toy'"):
+            begin()
 
 
 @pytest.mark.parametrize("weights", ["published", "published:nano"])
