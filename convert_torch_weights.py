@@ -2,6 +2,7 @@
 
 python convert_torch_weights.py litv2_s.pth weights/litv2_s
 python convert_torch_weights.py litv2_s.pth weights/fpn --model semantic_fpn_litv2_s
+python convert_torch_weights.py published:litv2_s weights/litv2_s
 python convert_torch_weights.py weights/litv2_s litv2_s.safetensors --to-torch
 
 PyTorch is not needed, and nothing in the file is executed.
@@ -11,6 +12,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ from litv2_jax.models.family import find_family, list_all_models
 from litv2_jax.models.state import split_state
 from litv2_jax.paths import expand_path
 from litv2_jax.settings import ConfigError
+from litv2_jax.weights import parse_weights
+from litv2_jax.weights.cache import fetch
+from litv2_jax.weights.published import find_published, is_published
 
 # Options that are sizes of the backbone.
 _SIZES = ("embed_dim", "depths", "num_heads", "window_sizes", "alpha", "in_chans")
@@ -51,7 +56,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", type=expand_path, help=".pth, .pt or .safetensors file")
+    add("source", help=".pth, .pt or .safetensors file, or published:NAME")
     add("output", type=expand_path, help="folder to create")
     add("--entry", help="which weights of the file to take, such as model_ema")
     add(
@@ -94,11 +99,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _from_torch(options: argparse.Namespace) -> None:
     if options.output.exists() and any(options.output.iterdir()):
         raise ConfigError(f"{options.output} is not empty: name a folder to create.")
-    source = read_checkpoint(options.source, options.entry)
+    path, name = _find_source(options)
+    source = read_checkpoint(path, options.entry)
     description, name_notes = describe_torch(
         source,
-        options.source,
-        model=options.model,
+        path,
+        model=name,
         num_classes=options.num_classes,
         sizes={n: x for n in _SIZES if (x := getattr(options, n)) is not None},
     )
@@ -107,7 +113,7 @@ def _from_torch(options: argparse.Namespace) -> None:
         model, arrays, notes = _create_model(description["model"], source.arrays)
         report = litv2_jax.load_torch_weights(model, arrays)
     except ValueError as error:
-        raise ValueError(f"{options.source}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     notes = source.notes + name_notes + class_notes + notes
     if report.missing:
         notes.append(
@@ -121,6 +127,14 @@ def _from_torch(options: argparse.Namespace) -> None:
     print(f"Wrote {options.output}: {_summarize(description, report.loaded)}.")
     if not description["are_heads_known"]:
         print(f"{HEADS_UNKNOWN} Without them, `predict` refuses the checkpoint.")
+
+
+def _find_source(options: argparse.Namespace) -> tuple[Path, str | None]:
+    """Returns the file to convert, and the name of its model if that is known."""
+    if not is_published(options.source):
+        return expand_path(options.source), options.model
+    file = find_published(options.source, options.model)
+    return fetch(file), options.model or file.model
 
 
 def _create_model(
@@ -184,9 +198,10 @@ def _name_classes(
 def _to_torch(options: argparse.Namespace) -> None:
     if options.output.exists():
         raise ConfigError(f"{options.output} exists already: name a file to create.")
-    description = pretrained.describe(options.source)
+    weights = parse_weights(options.source, "source")
+    description = pretrained.describe(weights)
     model = litv2_jax.create_model(
-        **description["model"], rngs=nnx.Rngs(0), weights=options.source
+        **description["model"], rngs=nnx.Rngs(0), weights=weights
     )
     family = find_family(description["model"]["name"])
     arrays = litv2_jax.to_torch_state_dict(model)

@@ -32,7 +32,7 @@ from litv2_jax.training.profile import StepRange
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.task import Task
 from litv2_jax.training.workdir import RunConfig, check_place
-from litv2_jax.weights import open_weights
+from litv2_jax.weights import open_weights, parse_weights
 
 # Exit status of a run that SIGTERM or Ctrl-C ended, after it saved a checkpoint: what
 # shells and schedulers report of a process that SIGTERM ends.
@@ -54,7 +54,9 @@ _NO_DATA = flags.DEFINE_bool(
 _EVAL_ONLY = flags.DEFINE_bool(
     "eval-only", False, "Score --weights and stop; detections go to --workdir, if any."
 )
-_WEIGHTS = flags.DEFINE_string("weights", "", "Checkpoint or run for --eval-only.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", "", "Run, checkpoint, file or published:NAME for --eval-only."
+)
 _CHANGE_CONFIG = flags.DEFINE_bool(
     "change-config", False, "Resume a run although its settings have changed."
 )
@@ -130,7 +132,10 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
             announce(describe_run(task, run, note))
         return {}
     if _EVAL_ONLY.value:
-        weights = open_weights(parse_path(_WEIGHTS.value, "--weights"))
+        weights = open_weights(
+            parse_weights(_WEIGHTS.value, "--weights"),
+            model=rest.get("model", {}).get("name"),
+        )
         names = weights.description.get("class_names")
         task = _create_task(run, rest, scored=names if isinstance(names, list) else ())
         folder = parse_path(_WORKDIR.value, "--workdir") if _WORKDIR.value else None

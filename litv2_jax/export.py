@@ -143,7 +143,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="litv2_jax.export", description=__doc__)
     add = parser.add_argument
     add("output", type=Path, help="folder to create")
-    add("--weights", type=Path, required=True, help="as for litv2_jax.predict")
+    add("--weights", required=True, help="as for litv2_jax.predict")
     add("--format", choices=FORMATS, default=FORMATS[0])
     add(
         "--image-size",

@@ -97,8 +97,8 @@ class Predictor:
 
         Args:
             weights: The workdir of a run, whose best checkpoint is taken; a checkpoint;
-                a `.pth`, `.pt` or `.safetensors` file; or a folder from
-                `save_pretrained`.
+                a `.pth`, `.pt` or `.safetensors` file; a folder from
+                `save_pretrained`; or `published:NAME`, which is downloaded once.
             dtype: Type of the computation, `float32` or `bfloat16`.
 
         Raises:

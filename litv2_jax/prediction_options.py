@@ -25,8 +25,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--weights",
         required=True,
-        type=Path,
-        help="a run, a checkpoint, a .pth or .safetensors file, or a model folder",
+        help="a run, a checkpoint, a .pth or .safetensors file, a model folder, or "
+        "published:NAME for weights of the original, which are downloaded once",
     )
     add(
         "--dtype",

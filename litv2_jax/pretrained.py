@@ -30,10 +30,12 @@ def create_model(
         name: One of `list_models(task)`.
         rngs: Stream `params` initialises the weights.
         weights: The workdir of a run, whose best checkpoint is taken; a checkpoint; a
-            `.pth`, `.pt` or `.safetensors` file; or a folder from `save_pretrained`. If
-            `num_classes` is given and is another than theirs, the head is new, or left
-            out for 0; for another `in_chans` than 3, the first layer is adapted; models
-            of another kind take the backbone of a classifier. A warning says so.
+            `.pth`, `.pt` or `.safetensors` file; a folder from `save_pretrained`;
+            `published`, the original's weights of this model, or `published:NAME`,
+            which are downloaded once. If `num_classes` is given and is another than
+            theirs, the head is new, or left out for 0; for another `in_chans` than 3,
+            the first layer is adapted; models of another kind take the backbone of a
+            classifier. A warning says so.
         entry: Which weights of a PyTorch file to take, such as `model_ema`; None for
             those that `read_torch_checkpoint` takes.
         **options: Those of `litv2_jax.models.create_model`: `dtype`, and sizes that
@@ -43,10 +45,13 @@ def create_model(
     Raises:
         ValueError: If the name is unknown, a size is impossible, or the weights are
             those of another model or cannot be read.
+        DownloadError: If published weights cannot be downloaded.
     """
     if weights is None:
         return models.create_model(name, rngs=rngs, **options)
-    return load_model(open_weights(weights, entry), name, rngs=rngs, **options)
+    return load_model(
+        open_weights(weights, entry, model=name), name, rngs=rngs, **options
+    )
 
 
 def load_model(

@@ -176,7 +176,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("what", choices=["frequencies", "attention", "offsets"])
     add("images", nargs="+", type=Path, help="files; the middle of each is cropped")
-    add("--weights", type=Path, required=True, help="as for litv2_jax.predict")
+    add("--weights", required=True, help="as for litv2_jax.predict")
     add("--output", type=Path, default=Path("visualize.png"), help="PNG to write")
     add("--image-size", type=int, help="side of the crop; by default the model's")
     add("--stage", type=int, default=3, help="of the block, from 1")

@@ -25,6 +25,7 @@ PAGES = [
     "docs/detection.md",
     "docs/finetuning.md",
     "docs/parity.md",
+    "docs/published.md",
     "docs/segmentation.md",
     "docs/training.md",
     "docs/visualization.md",
@@ -51,6 +52,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", [page for page in PAGES if code(page, "python")])
 def test_examples_in_python_run(page, folder, monkeypatch):
     monkeypatch.chdir(folder)
+    # Its litv2_s.pth is taken for the published one.
+    monkeypatch.setenv("LITV2_JAX_CACHE", str(folder))
     examples = "\n".join(code(page, "python"))
     if "onnxruntime" in examples:
         for name in ("onnx", "onnxruntime"):
@@ -126,6 +129,15 @@ def test_options_of_predict_and_export_exist():
         assert len(options) >= least
         for option in options:
             assert f'"{option}"' in source, option
+
+
+def test_options_of_reproduce_exist():
+    page = (ROOT / "docs" / "published.md").read_text()
+    source = (ROOT / "litv2_jax" / "reproduce.py").read_text()
+    options = set(re.findall(r"`(--[a-z-]+)", page.split("## Reproducing")[1]))
+    assert len(options) >= 8
+    for option in options:
+        assert f'"{option}"' in source, option
 
 
 def test_options_of_prepare_exist():

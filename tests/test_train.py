@@ -41,6 +41,9 @@ MISTAKES = [
     ([DIGITS, "--workdir=w", "--num-processes=2"], "--num-processes is 2, but"),
     ([DIGITS, "--workdir=w", "--coordinator=garbage"], "must be HOST:PORT"),
     ([DIGITS, "--eval-only", "--weights=absent"], "absent: name the workdir"),
+    ([DIGITS, "--eval-only", "--weights=published:x"], "weights of 'x'. `python -m"),
+    # Those of config.model.name are looked for.
+    ([DIGITS, "--eval-only", "--weights=published"], "The mirror is 'disk' but must"),
     (["--config=README.md"], "README.md is not Python"),
     ([DIGITS, "--workdir=w", "--profile=9"], "--profile is '9'; it must be START:"),
     (
@@ -92,7 +95,8 @@ def answers(tmp_path_factory):
     result = subprocess.run(
         [sys.executable, folder / "starts.py"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LITV2_JAX_MIRROR": "disk"}
+        | {"LITV2_JAX_CACHE": str(folder / "absent")},
         input=json.dumps([arguments for arguments, _ in MISTAKES]),
         capture_output=True,
         text=True,

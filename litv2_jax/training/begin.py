@@ -7,7 +7,6 @@ from litv2_jax.settings import ConfigError
 from litv2_jax.training.checkpoint import Checkpoints
 from litv2_jax.training.log import announce
 from litv2_jax.training.run import Run
-from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.step import TrainState, create_abstract_model
 from litv2_jax.training.workdir import check_beginning, mark_saved, mark_unsaved
 from litv2_jax.weights import Loaded, Weights, open_weights
@@ -82,14 +81,13 @@ def load_weights(run: Run, state: TrainState, weights: Weights) -> Loaded:
     )
 
 
-def open_initial_weights(
-    settings: RunSettings, checkpoints: Checkpoints
-) -> Weights | None:
+def open_initial_weights(run: Run, checkpoints: Checkpoints) -> Weights | None:
     """Returns the weights that a run starts from; None if it resumes or names none.
 
     Raises:
         ValueError: If they do not exist or cannot be read.
+        DownloadError: If they are published ones that cannot be downloaded.
     """
-    if not settings.weights or checkpoints.steps():
+    if not run.settings.weights or checkpoints.steps():
         return None
-    return open_weights(settings.weights)
+    return open_weights(run.settings.weights, model=run.model_name)

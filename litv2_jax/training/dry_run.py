@@ -12,8 +12,9 @@ import numpy as np
 from litv2_jax.training.begin import load_weights
 from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
+from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
-from litv2_jax.weights import open_weights
+from litv2_jax.weights import explain_download, open_weights
 
 # Steps to time, after the first.
 _NUM_TIMED = 3
@@ -37,8 +38,7 @@ def describe_run(
     devices, state = run.devices, run.create_state()
     notes = {"first": note} if note else {}
     if settings.weights:
-        loaded = load_weights(run, state, open_weights(settings.weights))
-        notes["weights"] = " ".join([settings.weights, *loaded.notes])
+        notes["weights"] = _describe_weights(run, state)
     state = devices.replicate(state)
     key = devices.replicate(jax.random.key(0))
     batch = devices.shard_batch(
@@ -70,6 +70,15 @@ def describe_run(
     }
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {fact}" for name, fact in facts.items())
+
+
+def _describe_weights(run: Run, state: TrainState) -> str:
+    """Returns what a run would begin with; nothing is downloaded."""
+    weights, model = run.settings.weights, run.model_name
+    if note := explain_download(weights, model=model):
+        return f"{weights} {note}"
+    loaded = load_weights(run, state, open_weights(weights, model=model))
+    return " ".join([weights, *loaded.notes])
 
 
 def _load_batch(task: Task) -> Batch:

@@ -46,6 +46,8 @@ def score(task: Task, weights: Weights, folder: Path | None = None) -> dict[str,
     model = create_abstract_model(task)
     order = match_to_data(weights.description, task.description, str(weights.path))
     loaded = weights.load(model, *split_state(model), head="keep")
+    for note in loaded.notes:
+        announce(note)
     _check_complete(loaded, weights)
     params, stats = loaded.params, loaded.stats
     if order:

@@ -76,7 +76,7 @@ def fit(
         run.describe(),
         functools.partial(mark_saved, workdir),
     )
-    weights = open_initial_weights(settings, checkpoints)
+    weights = open_initial_weights(run, checkpoints)
     with (
         locked(workdir),
         StopRequest() as stop,

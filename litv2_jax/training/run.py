@@ -75,6 +75,11 @@ class Run:
             factor=factor,
         )
 
+    @property
+    def model_name(self) -> str | None:
+        """Name of the model, if its task has one."""
+        return self.task.description.get("model", {}).get("name")
+
     def should_evaluate(self, step: int) -> bool:
         """Returns whether an evaluation is due after so many steps."""
         return step > 0 and (step % self.eval_every == 0 or step == self.num_steps)

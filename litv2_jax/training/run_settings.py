@@ -9,14 +9,13 @@ from litv2_jax.settings import (
     ConfigError,
     Count,
     OneOf,
-    PathText,
     Range,
     Text,
     check_batch_size,
     parse,
 )
 from litv2_jax.training.optimizer import OptimizerSettings
-from litv2_jax.weights import HEADS
+from litv2_jax.weights import HEADS, WeightsText
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +40,9 @@ class RunSettings:
         log_every_steps: Steps between the rows of `metrics.jsonl`.
         max_skipped_steps: Steps in a row that may be skipped because their loss or
             gradient is not finite.
-        weights: What to start from: a run, a checkpoint, a PyTorch file or a folder
-            from `save_pretrained`; of another kind of model the backbone is taken. ""
-            starts from scratch.
+        weights: What to start from: a run, a checkpoint, a PyTorch file, a folder from
+            `save_pretrained`, or published weights; of another kind of model the
+            backbone is taken. "" starts from scratch.
         weights_head: Where the classes of these weights are others, in number or in
             name: `new` starts with a new head; `keep` keeps theirs, and another number
             is an error.
@@ -63,7 +62,7 @@ class RunSettings:
     checkpoint_every_steps: Count
     log_every_steps: Annotated[int, Range(above=0, most=2**31 - 1)]
     max_skipped_steps: Count
-    weights: PathText
+    weights: WeightsText
     optimizer: OptimizerSettings
     freeze_batch_norm: bool = False
     ema_decay: Annotated[float, Range(0, below=1)] = 0.0
