@@ -102,7 +102,7 @@ def test_make_knows_the_targets():
 
 
 def test_options_of_the_converter_exist():
-    source = (ROOT / "convert_torch_weights.py").read_text()
+    source = (ROOT / "litv2_jax" / "convert_torch_weights.py").read_text()
     page = (ROOT / "docs" / "conversion.md").read_text()
     options = set(re.findall(r"--[a-z][a-z-]+", page))
     assert len(options) >= 8

@@ -79,7 +79,8 @@ def test_it_names_flags_and_recipes_that_exist(path, model, tmp_path):
     assert found.pop(0) == "train.py"
     options = parse(found)
 
-    flags = re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', (ROOT / "train.py").read_text())
+    source = (ROOT / "litv2_jax" / "train.py").read_text()
+    flags = re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', source)
     names = {name for name in options if not name.startswith("config.")}
     assert {"config", "workdir"} <= names <= set(flags)
 
