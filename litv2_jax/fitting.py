@@ -59,4 +59,5 @@ def fit(
         profiled=profiled,
         on_begin=stored.write,
         skip_damaged=skip_damaged,
+        recipe=config,
     )

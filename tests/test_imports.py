@@ -199,7 +199,7 @@ def test_every_public_name_is_there():
         litv2_jax.absent  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["orbax", "tensorboardX"])
+@pytest.mark.parametrize("name", ["orbax", "tensorboardX", "wandb"])
 def test_one_file_knows_each_of_these(name):
     users = {
         path.name
