@@ -77,7 +77,7 @@ class WeightsAndBiases:
         Raises:
             ConfigError: If W&B refuses, for example because nobody has logged in.
         """
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
 
         self._wandb = wandb
         try:
