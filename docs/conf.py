@@ -37,7 +37,7 @@ include_patterns = ["README.md", *(f"{page}.*" for page in PAGES)]
 exclude_patterns = [".*", "build", "litv2_jax", "runs", "tests"]
 
 myst_heading_anchors = 4
-# The outputs that the notebook has; a test runs it.
+# Only the outputs that the notebook has stored, if any; a test runs it.
 nb_execution_mode = "off"
 
 # Docstrings are in Google's style, and code in them is in single backticks.

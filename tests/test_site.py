@@ -77,13 +77,14 @@ def test_the_reference_has_every_public_name():
     assert found == set(litv2_jax.__all__)
 
 
-def test_the_notebook_has_been_run_and_is_small():
+def test_the_notebook_was_run_in_order_or_not_at_all_and_is_small():
     cells = read_cells("code")
     counts = [cell["execution_count"] for cell in cells]
-    assert counts == list(range(1, len(cells) + 1))
+    assert counts in ([None] * len(cells), list(range(1, len(cells) + 1)))
+    for cell in cells:
+        compile("".join(cell["source"]), "cell", "exec")
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert all(output["output_type"] != "error" for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert NOTEBOOK.stat().st_size < 300_000
     # Of the machine that ran it.
     assert not re.search(r"[ \"/](tmp|home|root|work)/", NOTEBOOK.read_text())
