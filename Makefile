@@ -7,7 +7,7 @@ BIN := .venv/bin
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 comma := ,
 
-.PHONY: install demo demo-finetune demo-segmentation demo-detection test test-all test-newest gpu-check lint format clean
+.PHONY: install demo demo-finetune demo-segmentation demo-detection test test-all test-newest gpu-check lint format wheel docs clean
 .DEFAULT_GOAL := install
 
 install: .venv/installed-dev$(EXTRAS)
@@ -67,5 +67,16 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The package in one file, to install anywhere.
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+# The documentation as a site; links that lead nowhere are errors.
+docs:
+	$(MAKE) install EXTRAS=docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs . build/site
+	@echo "Site: build/site/index.html"
+
 clean:
-	rm -rf .venv .venv-newest runs
+	rm -rf .venv .venv-newest runs build dist

@@ -24,6 +24,7 @@ def get_config(data: str = "cifar10") -> ConfigDict:
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 50
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
     config.weights_head = "new"  # Where classes differ; keep takes the old one.

@@ -45,6 +45,7 @@ def get_config(model: str = "litv2_s") -> ConfigDict:
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 1000  # And at evaluations.
     config.log_every_steps = 50
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # The published runs begin from ImageNet: see above.
 

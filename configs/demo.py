@@ -41,6 +41,7 @@ def _digits() -> ConfigDict:
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
     config.weights_head = "new"  # Where classes differ; keep takes the old one.
@@ -136,6 +137,7 @@ def _shapes() -> ConfigDict:
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
     config.weights_head = "new"  # Where classes differ; keep takes the old one.

@@ -21,6 +21,7 @@ def get_config() -> ConfigDict:
     config.remat = "none"  # Or blocks: slower, in less memory.
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 25
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # From scratch.
 

@@ -43,6 +43,7 @@ def _finetune(name: str) -> ConfigDict:
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 0  # At evaluations alone.
     config.log_every_steps = 10
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = ""  # To be given: a .pth file, a run, a folder.
     config.weights_head = "new"  # Where classes differ; keep takes the old one.

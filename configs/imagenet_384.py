@@ -22,6 +22,7 @@ def get_config() -> ConfigDict:
     config.eval_every_epochs = 1.0
     config.checkpoint_every_steps = 500  # And at evaluations.
     config.log_every_steps = 50
+    config.trackers = ("tensorboard",)  # Also "wandb"; () for none.
     config.max_skipped_steps = 10  # In a row, not being finite.
     config.weights = "runs/b"
     config.weights_head = "new"  # Where classes differ; keep takes the old one.

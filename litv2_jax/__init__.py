@@ -7,11 +7,14 @@ nothing heavier.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from litv2_jax.compiler import compiler_options
     from litv2_jax.convert.apply import load_torch_weights, to_torch_state_dict
     from litv2_jax.convert.torch_file import read_torch_checkpoint
     from litv2_jax.export import export
+    from litv2_jax.fitting import fit
     from litv2_jax.inference import Predictor
     from litv2_jax.models.family import list_models
     from litv2_jax.models.flops import count_flops
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from litv2_jax.models.hilo import HiLo
     from litv2_jax.ops.implementations import use_implementation
     from litv2_jax.pretrained import create_model
+    from litv2_jax.recipes import read_recipe
     from litv2_jax.weights.model_folder import save_pretrained
 
 __all__ = [
@@ -28,9 +32,11 @@ __all__ = [
     "count_flops",
     "create_model",
     "export",
+    "fit",
     "fuse_for_inference",
     "list_models",
     "load_torch_weights",
+    "read_recipe",
     "read_torch_checkpoint",
     "save_pretrained",
     "to_torch_state_dict",
@@ -44,9 +50,11 @@ _MODULES = {
     "count_flops": "models",
     "create_model": "pretrained",
     "export": "export",
+    "fit": "fitting",
     "fuse_for_inference": "models.fuse",
     "list_models": "models",
     "load_torch_weights": "convert.apply",
+    "read_recipe": "recipes",
     "read_torch_checkpoint": "convert.torch_file",
     "save_pretrained": "weights",
     "to_torch_state_dict": "convert.apply",

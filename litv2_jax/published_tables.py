@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from litv2_jax.recipes import RecipeParser
+from litv2_jax.recipes import read_recipe
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights.published import PUBLISHED, PublishedFile, find_published
 
@@ -108,24 +108,18 @@ def _find_data(table: PublishedTable, options: EvalOptions) -> dict[str, str]:
 
 def _find_imagenet(model: str) -> ConfigDict:
     if model == "litv2_b_384":
-        return _read_recipe("configs/imagenet_384.py")
-    return _read_recipe(f"configs/imagenet.py:{model}")
+        return read_recipe("configs/imagenet_384.py")
+    return read_recipe(f"configs/imagenet.py:{model}")
 
 
 def _find_ade20k(model: str) -> ConfigDict:
     size = model.removeprefix("semantic_fpn_")
-    return _read_recipe(f"configs/ade20k_semantic_fpn.py:{size}")
+    return read_recipe(f"configs/ade20k_semantic_fpn.py:{size}")
 
 
 def _find_coco(model: str) -> ConfigDict:
     kind, _, size = model.partition("_litv2")
-    return _read_recipe(f"configs/coco_{kind}.py:litv2{size}")
-
-
-def _read_recipe(path: str) -> ConfigDict:
-    # Recipes are beside the package.
-    root = Path(__file__).parents[1]
-    return RecipeParser("config").parse(str(root / path))
+    return read_recipe(f"configs/coco_{kind}.py:litv2{size}")
 
 
 TABLES = {

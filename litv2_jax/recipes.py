@@ -2,12 +2,55 @@
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
+
+from litv2_jax.text import literal
+
+_PACKAGE = Path(__file__).parent
+
+
+def read_recipe(path: str) -> ConfigDict:
+    """Returns a recipe of this package or of a file.
+
+    Args:
+        path: The file and, after a colon, the argument of its `get_config`, such as
+            `configs/demo.py:digits`. A file that does not exist is looked up in the
+            package.
+
+    Raises:
+        ValueError: If there is no such file, or it does not return a recipe.
+    """
+    return RecipeParser("config").parse(path)
+
+
+def find_recipe(file: str) -> str:
+    """Returns the path of a recipe: the file given, else the package's of that name.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    if os.path.lexists(file):
+        return file
+    known = {f"configs/{path.name}": path for path in _recipe_folder().glob("*.py")}
+    if file not in known:
+        raise ValueError(
+            f"{literal(file)}: No such file or directory; the recipes of the package "
+            f"are {', '.join(sorted(known))}."
+        )
+    return str(known[file])
+
+
+def _recipe_folder() -> Path:
+    """Returns the folder of recipes, which is beside the package in a checkout."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.exists() else _PACKAGE.parent / "configs"
 
 
 class RecipeParser(config_flags.ConfigFileFlagParser):
@@ -23,7 +66,7 @@ class RecipeParser(config_flags.ConfigFileFlagParser):
             ValueError: If there is no such file, or it does not return a recipe.
         """
         file, *argument = path.split(":", 1)
-        config = _run(file, argument)
+        config = _run(find_recipe(file), argument)
         if not isinstance(config, ConfigDict):
             raise ValueError(
                 f"get_config in {file} returned {type(config).__name__}; it must "

@@ -4,6 +4,7 @@ import io
 import sys
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 # Control and format characters, halves of characters (which stand for bytes of a file
 # name that are not UTF-8), separators of lines and paragraphs.
@@ -28,6 +29,11 @@ def allow_any_text() -> None:
     """Makes standard output print characters that its encoding lacks as escapes."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def program_name() -> str:
+    """Returns the name that this program was started by, such as `litv2-train`."""
+    return Path(sys.argv[0]).name
 
 
 def compose(text: str) -> str:

@@ -195,7 +195,8 @@ def test_the_program_exits_with_a_message_and_without_pytorch(tmp_path):
     (tmp_path / "bad.pth").write_text("no weights")
     program = (
         "import sys; sys.modules['torch'] = sys.modules['tensorflow'] = None;"
-        "import convert_torch_weights; convert_torch_weights.main(sys.argv[1:])"
+        "sys.argv[0] = 'litv2-convert'; from litv2_jax import convert_torch_weights;"
+        "convert_torch_weights.main()"
     )
     command = [sys.executable, "-c", program]
     good = [*command, str(FULL), str(tmp_path / "out")]
@@ -204,5 +205,5 @@ def test_the_program_exits_with_a_message_and_without_pytorch(tmp_path):
     assert subprocess.run(good, capture_output=True, check=False).returncode == 0
     result = subprocess.run(bad, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr.startswith("convert_torch_weights.py: ")
+    assert result.stderr.startswith("litv2-convert: ")
     assert "Traceback" not in result.stderr

@@ -27,7 +27,7 @@ ALLOWED = {
     "metrics": {"ops", "settings", "text"},
     "models": {"ops", "settings"},
     "data": {"class_names", "ops", "paths", "settings", "text"},
-    "recipes": set(),
+    "recipes": {"text"},
     "convert": {"models", "paths"},
     "checkpoints": {"paths", "settings"},
     "weights": {
@@ -123,14 +123,41 @@ ALLOWED = {
         "training",
         "weights",
     },
+    "fitting": {"settings", "tasks", "training"},
+    "train": {
+        "checkpoints",
+        "compiler",
+        "convert",
+        "data",
+        "fitting",
+        "recipes",
+        "settings",
+        "tasks",
+        "text",
+        "training",
+        "weights",
+    },
+    "convert_torch_weights": {
+        "checkpoints",
+        "class_names",
+        "convert",
+        "models",
+        "paths",
+        "pretrained",
+        "settings",
+        "text",
+        "weights",
+    },
     "__init__": {
         "compiler",
         "models",
         "ops",
         "convert",
         "export",
+        "fitting",
         "inference",
         "pretrained",
+        "recipes",
         "weights",
     },
 }
@@ -197,7 +224,7 @@ def test_every_public_name_is_there():
         litv2_jax.absent  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["orbax", "tensorboardX"])
+@pytest.mark.parametrize("name", ["orbax", "tensorboardX", "wandb"])
 def test_one_file_knows_each_of_these(name):
     users = {
         path.name
@@ -209,11 +236,17 @@ def test_one_file_knows_each_of_these(name):
 
 
 def test_nothing_needs_pytorch_or_tensorflow():
-    programs = [ROOT / "train.py", ROOT / "convert_torch_weights.py"]
-    for path in [*PACKAGE.rglob("*.py"), *programs]:
+    for path in PACKAGE.rglob("*.py"):
         for name, is_inside in imports(path):
             is_builder = path.name == "digits.py" and is_inside
             assert name.split(".")[0] not in FORBIDDEN or is_builder, path
+
+
+@pytest.mark.parametrize("name", ["train", "convert_torch_weights"])
+def test_programs_of_the_checkout_only_call_the_package(name):
+    names = [name for name, _ in imports(ROOT / f"{name}.py")]
+    assert len(names) == 1
+    assert names[0].startswith(f"litv2_jax.{name}.")
 
 
 def test_recipes_are_tables():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from litv2_jax.recipes import RecipeParser
+from litv2_jax.recipes import RecipeParser, find_recipe, read_recipe
 
 GOOD = """
 from ml_collections import ConfigDict
@@ -57,10 +57,22 @@ def test_a_file_that_is_none_is_named(tmp_path):
         (tmp_path / "absent.py", "No such file"),
         (tmp_path, "Is a directory"),
         ("", "No such file"),
-        ("a\0b", "null byte"),
+        ("a\0b", "a.x00b: No such file"),
     ):
         with pytest.raises(ValueError, match=message):
             RecipeParser("config").parse(str(path))
     (tmp_path / "b.py").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(ValueError, match="is not Python"):
         RecipeParser("config").parse(f"{tmp_path}/b.py")
+
+
+def test_recipes_of_the_package_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("configs/demo.py:digits").data.name == "digits"
+    # A file in the current folder is taken instead.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.py").write_text(GOOD)
+    assert read_recipe("configs/demo.py:digits").name == "digits"
+    assert find_recipe("configs/demo.py") == "configs/demo.py"
+    with pytest.raises(ValueError, match=r"absent.py: No such .* configs/cifar.py, "):
+        read_recipe("configs/absent.py")

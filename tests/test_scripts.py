@@ -59,7 +59,7 @@ def parse(arguments):
 
 def test_there_are_scripts():
     names = {path.stem for path in SCRIPTS}
-    assert names == {"one_node", "slurm", "two_nodes"}
+    assert names == {"one_node", "slurm", "slurm_gpu_tasks", "two_nodes"}
 
 
 @every_script
@@ -79,7 +79,8 @@ def test_it_names_flags_and_recipes_that_exist(path, model, tmp_path):
     assert found.pop(0) == "train.py"
     options = parse(found)
 
-    flags = re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', (ROOT / "train.py").read_text())
+    source = (ROOT / "litv2_jax" / "train.py").read_text()
+    flags = re.findall(r'DEFINE_\w+\(\s*"([\w-]+)"', source)
     names = {name for name in options if not name.startswith("config.")}
     assert {"config", "workdir"} <= names <= set(flags)
 
@@ -112,3 +113,16 @@ def test_slurm_gives_each_process_every_gpu_and_core_of_its_machine(tmp_path):
     # Left to `training.devices`, which gives a lone process all GPUs of its host.
     assert found["ids"] is None
     assert parse(found["arguments"][1:])["config.data.num_workers"] == "30"
+
+
+def test_slurm_may_give_each_process_one_gpu(tmp_path):
+    path = ROOT / "scripts" / "slurm_gpu_tasks.sh"
+    allocation = {"SLURM_CPUS_PER_TASK": "8"}
+    found = run(path, ["litv2_b"], tmp_path, **allocation)
+    # Left to JAX, which takes the GPU of the task's number if it sees all of them.
+    assert found["ids"] is None
+    lines = path.read_text().splitlines()
+    options = " ".join(line for line in lines if line.startswith("#SBATCH"))
+    assert "--ntasks-per-node=8 #SBATCH --gpus-per-node=8" in options
+    assert "gpus-per-task" not in options
+    assert parse(found["arguments"][1:])["config.data.num_workers"] == "7"

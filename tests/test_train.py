@@ -30,7 +30,7 @@ MISTAKES = [
     ([DIGITS], "Add --workdir FOLDER to the command."),
     ([DIGITS, "--eval-only"], "Add --weights FOLDER to the command."),
     (["--config=configs/demo.py:letters"], "No recipe for 'letters'"),
-    (["--config=configs/absent.py"], "No such file or directory"),
+    (["--config=configs/absent.py"], "the recipes of the package are configs/ade20k"),
     ([DIGITS, "--config.batchsize=8"], 'Did you mean "batch_size"'),
     ([DIGITS, "--config.batch_size=many"], "config.batch_size=many"),
     ([DIGITS, "--workdir=w", "--config.epochs=0"], "config.epochs is 0.0 but must"),
@@ -70,7 +70,6 @@ MISTAKES = [
 # Imports what train.py imports, which takes seconds, and then forks for each start.
 STARTS = """
 import json, os, sys
-from absl import app
 import train
 
 for number, arguments in enumerate(json.load(sys.stdin)):
@@ -81,7 +80,7 @@ for number, arguments in enumerate(json.load(sys.stdin)):
             stream.flush()
             with open(f"{sys.path[0]}/{number}.{name}", "wb") as file:
                 os.dup2(file.fileno(), stream.fileno())
-        app.run(train.main, flags_parser=train._parse_flags)
+        train.run_command()
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     print("status", status, flush=True)
 """

@@ -20,7 +20,7 @@ def resize_bilinear(
     part: jax.Array | None = None,
     new_part: jax.Array | None = None,
 ) -> jax.Array:
-    """Resizes linearly: [B, H, W, C] -> [B, *size, C].
+    """Resizes linearly: `[B, H, W, C]` -> `[B, *size, C]`.
 
     Args:
         x: [B, H, W, C].

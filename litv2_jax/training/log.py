@@ -1,13 +1,13 @@
-"""Output of a run: progress bar, metrics.jsonl, TensorBoard, report/."""
+"""Output of a run: progress bar, metrics.jsonl, trackers, report/."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from PIL import Image
 from tqdm import tqdm
 
@@ -15,6 +15,7 @@ from litv2_jax.pictures import draw_or_warn
 from litv2_jax.training.performance import Performance
 from litv2_jax.training.report import draw_curves, summarize
 from litv2_jax.training.rows import append_row, read_rows, replace_rows
+from litv2_jax.training.trackers import open_trackers
 
 
 class Log:
@@ -32,15 +33,19 @@ class Log:
         num_steps: int,
         batch_size: int,
         every: int,
+        trackers: Sequence[str] = (),
+        recipe: Mapping[str, Any] = MappingProxyType({}),
     ):
         """Opens the log and removes the rows after the step to resume from.
 
         Args:
-            workdir: Gets `metrics.jsonl`, `tensorboard/` and `report/`.
+            workdir: Gets `metrics.jsonl`, `report/` and what trackers write.
             start_step: Steps made so far.
             num_steps: Steps of the run.
             batch_size: Images per step.
             every: Steps for each row of training numbers, which are means over them.
+            trackers: Names of what else gets the numbers and drawings.
+            recipe: Settings for them to show.
         """
         self.performance = Performance(batch_size)
         self._is_first = jax.process_index() == 0
@@ -53,9 +58,7 @@ class Log:
         self._unwritten: list[Mapping[str, float]] = []
         rows = [row for row in read_rows(workdir) if row["step"] <= start_step]
         replace_rows(workdir, rows)
-        self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1
-        )
+        self._trackers = open_trackers(trackers, workdir, start_step, recipe)
         # Counted in images, so that the rate is in images per second; quiet without a
         # terminal.
         self._bar = tqdm(
@@ -70,10 +73,11 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: object, __: object) -> None:
         if self._is_first:
             self._bar.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.close(failed=error is not None)
 
     def write_step(self, step: int, scalars: Mapping[str, float]) -> None:
         """Advances the progress bar by a step, and writes a row if one is due."""
@@ -103,7 +107,7 @@ class Log:
         row = {name: str(value) for name, value in scalars.items()}
         counts = {"in_a_row": in_a_row, "since": since}
         append_row(self._workdir, {"step": step, "kind": "skipped", **counts, **row})
-        self._board.add_scalar("train/skipped", 1, step)
+        self._track(step, "train", {"skipped": 1})
         tqdm.write(
             f"step {step} skipped: its loss, its gradient or the new weights are not "
             f"finite: {_format(scalars)}"
@@ -119,7 +123,7 @@ class Log:
         tqdm.write(f"epoch {epoch:.4g}, step {step}: {_format(results)}")
 
     def draw(self, name: str, draw_to: Callable[[Path], None]) -> None:
-        """Draws `report/NAME.png` by the function, and shows it in TensorBoard."""
+        """Draws `report/NAME.png` by the function, and shows it in the trackers."""
         if not self._is_first:
             return
         path = self._report / f"{name}.png"
@@ -128,7 +132,8 @@ class Log:
             return
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-        self._board.add_image(name, pixels, dataformats="HWC")
+        for tracker in self._trackers:
+            tracker.log_image(name, pixels)
 
     def report(
         self,
@@ -176,8 +181,12 @@ class Log:
 
     def _write(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         append_row(self._workdir, {"step": step, "kind": kind, **scalars})
-        for name, value in scalars.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._track(step, kind, scalars)
+
+    def _track(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+        named = {f"{kind}/{name}": value for name, value in scalars.items()}
+        for tracker in self._trackers:
+            tracker.log_scalars(step, named)
 
     def _write_performance(self, step: int) -> None:
         """Writes to another file, so that a repeated run has the same metrics.jsonl."""
@@ -187,8 +196,7 @@ class Log:
         self.performance.restart()
         with (self._workdir / "performance.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **numbers}) + "\n")
-        for name, value in numbers.items():
-            self._board.add_scalar(f"performance/{name}", value, step)
+        self._track(step, "performance", numbers)
 
 
 def announce(text: str) -> None:

@@ -4,6 +4,8 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ from litv2_jax.training.run import Run
 from litv2_jax.training.run_settings import RunSettings
 from litv2_jax.training.step import TrainState
 from litv2_jax.training.task import Batch, Task
+from litv2_jax.training.trackers import check_installed
 from litv2_jax.training.workdir import locked, mark_saved
 
 __all__ = ["StoppedError", "TrainingError", "fit"]
@@ -44,17 +47,20 @@ def fit(
     *,
     on_begin: Callable[[], None] = lambda: None,
     skip_damaged: bool = False,
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Trains to the end, resuming where the workdir's latest checkpoint stands.
 
     Args:
         task: The problem.
         settings: The recipe.
-        workdir: Gets `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `report/`.
+        workdir: Gets `checkpoints/`, `metrics.jsonl`, `report/` and what trackers
+            write.
         devices: Where to train; everywhere by default.
         profiled: Steps to write a trace of; none by default.
         on_begin: Called once the settings have proved to work, by a first step.
         skip_damaged: Whether to resume from the latest checkpoint that is whole.
+        recipe: All settings, for trackers to show.
 
     Returns:
         The last evaluation.
@@ -62,10 +68,12 @@ def fit(
     Raises:
         CheckpointError: If a checkpoint could not be written.
         ConfigError: If the workdir is in use, a checkpoint is damaged or does not fit
-            the run, checkpoints are gone, or the run does not have the steps to trace.
+            the run, checkpoints are gone, the run does not have the steps to trace, or
+            a tracker cannot be used.
         StoppedError: If SIGTERM or Ctrl-C asked to stop; a checkpoint has been saved.
         TrainingError: If the run diverges.
     """
+    check_installed(settings.trackers)
     workdir = expand_path(workdir)
     run = Run(task, settings, devices)
     profiled = profiled or StepRange()
@@ -110,6 +118,8 @@ def fit(
             num_steps=run.num_steps,
             batch_size=settings.batch_size,
             every=settings.log_every_steps,
+            trackers=settings.trackers,
+            recipe=recipe,
         ) as log:
             record_start(workdir, start_step)
             trainer = _Trainer(

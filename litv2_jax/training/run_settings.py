@@ -15,6 +15,7 @@ from litv2_jax.settings import (
     parse,
 )
 from litv2_jax.training.optimizer import OptimizerSettings
+from litv2_jax.training.trackers import TRACKERS
 from litv2_jax.weights import HEADS, WeightsText
 
 
@@ -48,6 +49,8 @@ class RunSettings:
             is an error.
         ema_decay: Share that moving averages of the weights keep at each step, less in
             the first steps; they are what is evaluated and served. 0 keeps none.
+        trackers: What gets the numbers and drawings beside `metrics.jsonl` and
+            `report/`: `tensorboard`, `wandb`, both or none.
         optimizer: See `OptimizerSettings`.
     """
 
@@ -67,6 +70,7 @@ class RunSettings:
     freeze_batch_norm: bool = False
     ema_decay: Annotated[float, Range(0, below=1)] = 0.0
     weights_head: Annotated[str, OneOf(*HEADS)] = "new"
+    trackers: tuple[Annotated[str, OneOf(*TRACKERS)], ...] = ("tensorboard",)
 
     @classmethod
     def split(cls, config: Mapping[str, Any]) -> tuple["RunSettings", dict[str, Any]]:

@@ -129,7 +129,8 @@ class RunConfig:
             return
         old, new = _flatten(self._read()), _flatten(json.loads(self._text))
         # A setting that there was not yet had its default.
-        old = {**{k: x for k, x in defaults.items() if k in new}, **old}
+        absent = {k: x for k, x in defaults.items() if k in new}
+        old = {**json.loads(json.dumps(absent)), **old}
         changes = [
             f"config.{name} was {_show(old, name)}, is {_show(new, name)}"
             for name in sorted(old.keys() | new.keys())
