@@ -89,7 +89,7 @@ class Classification(ImageTask):
         evaluation = open_evaluation(
             data.name, data.eval_split, data.data_dir, class_names
         )
-        return TaskData.join(evaluation, evaluation, data.max_unreadable)
+        return TaskData.score(evaluation, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data

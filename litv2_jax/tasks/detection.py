@@ -97,7 +97,7 @@ class Detection(ImageTask):
     ) -> TaskData:
         del class_names
         source = open_detection_source(data.name, data.eval_split, data.data_dir)
-        return TaskData.join(source, source, data.max_unreadable)
+        return TaskData.score(source, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data

@@ -85,7 +85,7 @@ class Segmentation(ImageTask):
         del class_names
         source = open_annotated_source(data.name, data.eval_split, data.data_dir)
         check_num_classes(len(source.class_names), data.zero_label)
-        return TaskData.join(source, source, data.max_unreadable)
+        return TaskData.score(source, data.max_unreadable)
 
     def _describe_input(self) -> dict[str, Any]:
         data = self._settings.data

@@ -19,11 +19,14 @@ class TaskData:
         train: Training split.
         evaluation: Evaluation split.
         unreadable: Counts the records that cannot be read.
+        is_only_scored: Whether nothing is trained, and the evaluation split stands for
+            both.
     """
 
     train: Source
     evaluation: Source
     unreadable: UnreadableRecords
+    is_only_scored: bool = False
 
     @classmethod
     def join(cls, train: Source, evaluation: Source, max_unreadable: int) -> "TaskData":
@@ -43,10 +46,16 @@ class TaskData:
             train, evaluation, UnreadableRecords(max_unreadable, is_shared=is_shared)
         )
 
-    @property
-    def is_only_scored(self) -> bool:
-        """Whether the evaluation split stands for both: nothing is trained."""
-        return self.train is self.evaluation
+    @classmethod
+    def score(cls, evaluation: Source, max_unreadable: int) -> "TaskData":
+        """Returns what there is to score weights with.
+
+        Args:
+            evaluation: Evaluation split.
+            max_unreadable: Records that may be unreadable.
+        """
+        data = cls.join(evaluation, evaluation, max_unreadable)
+        return dataclasses.replace(data, is_only_scored=True)
 
     @property
     def class_names(self) -> Sequence[str]:
