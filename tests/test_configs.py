@@ -65,6 +65,8 @@ def test_every_setting_has_a_reader(name, argument):
     run, rest = RunSettings.split(read(name, argument))
     run.check(num_devices=8)
     task = TASKS[run.task]
+    # Builds the model: the shortest of its width.
+    rest["model"]["sizes"] = {**rest["model"]["sizes"], "depths": (1, 1, 1, 1)}
     task.check(settings.parse(task.Settings, rest))
     # A setting that is not one is refused, at every level.
     for section in ("", *rest):

@@ -86,7 +86,9 @@ def detection(hub, tmp_path_factory):
     return begin(config, hub, {**SMALL, "num_convs": 1}, **changes)
 
 
-@pytest.mark.parametrize("name", ["segmentation", "detection"])
+@pytest.mark.parametrize(
+    "name", ["segmentation", pytest.param("detection", marks=pytest.mark.slow)]
+)
 def test_a_dry_run_says_what_is_new(name, request, monkeypatch):
     one_device = functools.partial(Devices, jax.devices()[:1])
     monkeypatch.setattr("litv2_jax.training.run.Devices", one_device)
@@ -101,7 +103,9 @@ def test_a_dry_run_says_what_is_new(name, request, monkeypatch):
     ("name", "metric", "classes"),
     [
         ("segmentation", "mIoU", ["floor", "wall", "window"]),
-        ("detection", "box_AP", ["cup", "plate"]),
+        pytest.param(
+            *("detection", "box_AP", ["cup", "plate"]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_classes_of_ones_own_are_trained_from_a_classifier(

@@ -89,7 +89,12 @@ def probabilities(segmenter):
 
 
 @pytest.mark.parametrize(
-    ("tta", "ratios"), [("none", (1.0,)), ("flip", (1.0,)), ("multiscale", RATIOS)]
+    ("tta", "ratios"),
+    [
+        ("none", (1.0,)),
+        pytest.param("flip", (1.0,), marks=pytest.mark.slow),
+        ("multiscale", RATIOS),
+    ],
 )
 def test_segments_by_the_mean_of_the_views_alone(
     folder, segmenter, probabilities, tta, ratios, monkeypatch
@@ -154,6 +159,7 @@ def test_classifies_by_the_mean_of_two_logits():
     np.testing.assert_allclose(shown, jax.nn.softmax(logits), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_evaluates_with_it(tmp_path):
     """The loss of `train.py --eval-only`, against the one by hand."""
     draw(tmp_path / "data" / "val")
