@@ -1,7 +1,7 @@
 """Finds what ONNX has as one operation: exact GELU and softmax.
 
-Not layer normalization: ONNX Runtime's takes the mean of squares minus the square of
-the mean, which loses digits; see `litv2_jax.ops.layer_norm`.
+Not layer normalization: a runtime may take the mean of squares minus the square of the
+mean, which loses digits; see `litv2_jax.ops.layer_norm`.
 """
 
 import math
