@@ -254,12 +254,11 @@ class MaskRcnn(PyramidModel):
         positive: RoiSamples = jax.tree.map(lambda x: x[:, :num_masks], samples)
         mask_logits = self.predict_masks(levels, positive.boxes, sizes)
         targets = find_mask_targets(positive, masks, sizes)
-        group_size = loss_group_size
         return {
-            **compute_rpn_losses(outputs, truth, keys[0], group_size),
-            **compute_box_losses(logits, deltas, samples, truth, group_size),
+            **compute_rpn_losses(outputs, truth, keys[0], loss_group_size),
+            **compute_box_losses(logits, deltas, samples, truth, loss_group_size),
             "mask_loss": compute_mask_loss(
-                mask_logits, targets, positive, truth, group_size
+                mask_logits, targets, positive, truth, loss_group_size
             ),
         }
 
@@ -276,8 +275,7 @@ def _crop(
     strides = jnp.array(_ROI_STRIDES)[:, None]
 
     def crop(maps, boxes, size):
-        # The image's own part of a larger canvas.
-        own = round_up(size)[None] // strides
+        own = round_up(size)[None] // strides  # Its part of a larger canvas.
         return roi_align(maps, boxes, bins, strides=_ROI_STRIDES, sizes=own)
 
     return jax.vmap(crop)(list(levels[: len(_ROI_STRIDES)]), boxes, sizes)

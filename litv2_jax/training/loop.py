@@ -4,7 +4,6 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -47,15 +46,14 @@ def fit(
     *,
     on_begin: Callable[[], None] = lambda: None,
     skip_damaged: bool = False,
-    recipe: Mapping[str, Any] = MappingProxyType({}),
+    recipe: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Trains to the end, resuming where the workdir's latest checkpoint stands.
 
     Args:
         task: The problem.
         settings: The recipe.
-        workdir: Gets `checkpoints/`, `metrics.jsonl`, `report/` and what trackers
-            write.
+        workdir: Gets `checkpoints/`, `metrics.jsonl`, `report/` and trackers' files.
         devices: Where to train; everywhere by default.
         profiled: Steps to write a trace of; none by default.
         on_begin: Called once the settings have proved to work, by a first step.
@@ -95,8 +93,7 @@ def fit(
         state, results = begin(
             run, checkpoints, workdir, weights, skip_damaged=skip_damaged
         )
-        # Those of a file are in memory.
-        del weights
+        del weights  # Those of a file are in memory.
         start_step = int(state.step)
         skipped = SkippedSteps(
             settings.max_skipped_steps,
@@ -119,7 +116,7 @@ def fit(
             batch_size=settings.batch_size,
             every=settings.log_every_steps,
             trackers=settings.trackers,
-            recipe=recipe,
+            recipe=recipe or {},
         ) as log:
             record_start(workdir, start_step)
             trainer = _Trainer(
