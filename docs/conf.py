@@ -25,6 +25,7 @@ PAGES = [
     "docs/segmentation",
     "docs/detection",
     "docs/conversion",
+    "docs/published",
     "docs/deployment",
     "docs/visualization",
     "docs/api",
