@@ -103,8 +103,9 @@ def find_creator(case: Case) -> Callable[[Case], tuple[Any, tuple[Any, ...]]]:
 @contextlib.contextmanager
 def _no_compiler_options() -> Iterator[None]:
     compiler._choose_options.cache_clear()
-    none = {"_CPU_OPTIONS": {}, "_CPU_BFLOAT16_OPTIONS": {}, "_GPU_OPTIONS": {}}
-    with mock.patch.multiple(compiler, **none):
+    with mock.patch.multiple(
+        compiler, _CPU_OPTIONS={}, _CPU_BFLOAT16_OPTIONS={}, _GPU_OPTIONS={}
+    ):
         yield
     compiler._choose_options.cache_clear()
 

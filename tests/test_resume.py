@@ -17,9 +17,6 @@ from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
-# One worker process runs them all, so that `whole` is trained once.
-pytestmark = pytest.mark.xdist_group("resume")
-
 
 def digits(data_dir) -> dict:
     """64 digits at 32 pixels, two epochs of four updates, everything drawn."""

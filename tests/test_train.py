@@ -107,7 +107,6 @@ def answers(tmp_path_factory):
     return list(zip(codes, errors, strict=True))
 
 
-@pytest.mark.xdist_group("mistakes")
 @pytest.mark.parametrize(
     ("number", "message"), [(i, message) for i, (_, message) in enumerate(MISTAKES)]
 )

@@ -8,8 +8,8 @@ from flax import nnx
 
 def find_dtype(model: nnx.Module) -> jnp.dtype:
     """Returns the narrowest type that a layer of a model computes in."""
-    layers = (layer for _, layer in nnx.iter_modules(model))
-    types = [jnp.dtype(layer.dtype) for layer in layers if hasattr(layer, "dtype")]
+    found = (getattr(layer, "dtype", None) for _, layer in nnx.iter_modules(model))
+    types = [jnp.dtype(dtype) for dtype in found if dtype is not None]
     return min(types, key=lambda x: x.itemsize, default=jnp.dtype(jnp.float32))
 
 

@@ -209,6 +209,7 @@ def make_true_masks(count, num_boxes, size):
     )
 
 
+@pytest.mark.slow
 def test_images_without_objects_have_finite_losses_and_gradients():
     """And random samples depend on the stream that they are drawn from."""
     truth = Truth(

@@ -23,8 +23,6 @@ from tests.tasks.test_segmentation import create, two_devices
 from tests.training.test_faults import last_step, wait_until
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
-pytestmark = pytest.mark.xdist_group("detection")
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -26,7 +26,6 @@ from litv2_jax.training.run_settings import RunSettings
 from tests.reference import read_json
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
-pytestmark = pytest.mark.xdist_group("segmentation")
 
 
 @pytest.fixture(scope="module")

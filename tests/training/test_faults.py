@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
 @pytest.mark.parametrize(
     ("slow", "number"),
     [
-        ("data", signal.SIGINT),
+        pytest.param("data", signal.SIGINT, marks=pytest.mark.slow),
         ("step", signal.SIGTERM),
         pytest.param("data", signal.SIGTERM, marks=pytest.mark.slow),
         pytest.param("step", signal.SIGINT, marks=pytest.mark.slow),
