@@ -27,7 +27,6 @@ from tests.reference import read_json
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 
 
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
