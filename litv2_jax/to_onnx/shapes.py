@@ -132,6 +132,17 @@ def stack(graph: Graph, eqn: Any, *parts: Value) -> Value:
     return graph.add("Concat", rows, shape, parts[0].dtype, axis=axis)
 
 
+def unstack(graph: Graph, eqn: Any, x: Value) -> list[Value]:
+    """The values side by side along an axis; JAX has it since 0.12."""
+    axis, rows = eqn.params["axis"], []
+    for number, out in enumerate(eqn.outvars):
+        starts = [number if i == axis else 0 for i in range(len(x.shape))]
+        row = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        part = slice_axes(graph, x, starts, row)
+        rows.append(reshape(graph, part, sides(out.aval.shape)))
+    return rows
+
+
 def split(graph: Graph, eqn: Any, x: Value) -> list[Value]:
     """`lax.split`."""
     shapes = [sides(out.aval.shape) for out in eqn.outvars]

@@ -38,6 +38,7 @@ _OTHERS: dict[str, Any] = {
     "squeeze": shapes.reshape_rule,
     "stack": shapes.stack,
     "transpose": shapes.transpose_rule,
+    "unstack": shapes.unstack,
 }
 
 

@@ -31,6 +31,7 @@ FUNCTIONS = {
         lax.slice(x, (0, 1, 0, 0), (*x.shape[:2], 5, 3), (1, 2, 2, 1)),
         jnp.split(y, [1, 3], 2)[1],
         jnp.take(x, np.array([0, 2, 2]), 1, mode="clip").transpose(0, 3, 1, 2),
+        *jnp.unstack(x, axis=3),
     ),
     "products": lambda x, y: (
         jnp.einsum("bhwc,bhvc->bhwv", x, y),
