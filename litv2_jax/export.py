@@ -18,7 +18,7 @@ from litv2_jax.class_names import display_names
 from litv2_jax.models.fuse import fuse_for_inference
 from litv2_jax.pretrained import load_described
 from litv2_jax.program import InputSpec
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import DTYPES, ConfigError
 from litv2_jax.stablehlo import PLATFORMS, write_stablehlo
 
 FORMATS = ("stablehlo", "onnx")
@@ -162,7 +162,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--input-type", choices=["float32", "uint8"], default="float32")
     add("--normalize", action="store_true", help="take pixels of 0 to 255")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--dtype", choices=DTYPES, default=DTYPES[0])
     add("--fuse", action="store_true", help="fold norms, for faster inference")
     add("--weights-inside", action="store_true", help="write one file")
     add("--platforms", nargs="+", metavar="NAME", help=f"by default {PLATFORMS}")

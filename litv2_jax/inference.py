@@ -24,13 +24,11 @@ from litv2_jax.detected_objects import DetectedObject, list_objects
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
 from litv2_jax.pretrained import check_takes_rgb, find_exif_rule, load_described
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import DTYPES, ConfigError
 from litv2_jax.weights import save_pretrained
 
 _BATCH_SIZE = 16
 
-# Types that models compute in.
-DTYPES = ("float32", "bfloat16")
 
 # Compiled programs to keep, one for each size of images.
 _MAX_PROGRAMS = 8

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from litv2_jax.prediction_files import OUTPUTS
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import DTYPES, ConfigError
 
 # Images in one drawing.
 MAX_DRAWN = 100
@@ -30,8 +30,8 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add(
         "--dtype",
-        choices=["float32", "bfloat16"],
-        default="float32",
+        choices=DTYPES,
+        default=DTYPES[0],
         help="type of the computation",
     )
     add("--top", type=int, default=5, help="classes to print for each image")

@@ -23,7 +23,7 @@ from litv2_jax.compiler import enable_compilation_cache
 from litv2_jax.paths import expand_path
 from litv2_jax.published_tables import TABLES, EvalOptions, PublishedTable, configure
 from litv2_jax.score_page import ScorePage
-from litv2_jax.settings import ConfigError
+from litv2_jax.settings import DTYPES, ConfigError
 from litv2_jax.tasks.task_data import find_sizes
 from litv2_jax.text import allow_any_text
 from litv2_jax.training import evaluation
@@ -189,7 +189,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--split", default="", help="evaluation split, the published one by default")
     add("--batch-size", type=int, default=0, metavar="N", help="over all devices")
     add("--num-workers", type=int, metavar="N", help="processes that load images")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32")
+    add("--dtype", choices=DTYPES, default=DTYPES[0])
     add("--again", action="store_true", help="score models again that are on the page")
     return parser.parse_args(arguments)
 

@@ -1,11 +1,11 @@
 """A page of scores that were measured beside the published ones."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from litv2_jax.paths import write_atomically
 from litv2_jax.settings import ConfigError
 from litv2_jax.text import literal
 from litv2_jax.weights.published import PUBLISHED, TITLES
@@ -61,8 +61,8 @@ class ScorePage:
                 on.
         """
         self._rows[name] = row
-        _write(self._json, json.dumps(self._rows, indent=2) + "\n")
-        _write(self.path, self.text())
+        write_atomically(self._json, json.dumps(self._rows, indent=2) + "\n")
+        write_atomically(self.path, self.text())
 
     def text(self) -> str:
         """Returns the page in Markdown, in the order of `PUBLISHED`."""
@@ -109,10 +109,3 @@ class ScorePage:
                 "name another --output."
             ) from None
         return rows
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file, atomically."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -15,6 +15,9 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from litv2_jax.paths import expand_path
 
+# Types that models compute in.
+DTYPES = ("float32", "bfloat16")
+
 Settings = TypeVar("Settings")
 
 

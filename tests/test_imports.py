@@ -111,7 +111,7 @@ ALLOWED = {
         "to_onnx",
     },
     "published_tables": {"recipes", "settings", "weights"},
-    "score_page": {"settings", "text", "weights"},
+    "score_page": {"paths", "settings", "text", "weights"},
     "reproduce": {
         "compiler",
         "paths",

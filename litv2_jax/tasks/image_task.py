@@ -119,10 +119,9 @@ class ImageTask(abc.ABC):
         """Opens the data set that the section `data` names."""
 
     @classmethod
+    @abc.abstractmethod
     def _open_evaluation(cls, data: Any, class_names: Sequence[str]) -> TaskData:
-        """Opens what is needed to score weights with these classes: all by default."""
-        del class_names
-        return cls._open(data)
+        """Opens the evaluation split, to score weights with these classes."""
 
     @abc.abstractmethod
     def _describe_input(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from litv2_jax import models
 from litv2_jax.models.backbone import BackboneConfig, Rate
 from litv2_jax.models.blocks import RGB
 from litv2_jax.models.family import find_family
-from litv2_jax.settings import ConfigError, OneOf, Text, check_names, convert
+from litv2_jax.settings import DTYPES, ConfigError, OneOf, Text, check_names, convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ModelSettings:
 
     name: Text
     drop_path_rate: Rate
-    dtype: Annotated[str, OneOf("float32", "bfloat16")]
+    dtype: Annotated[str, OneOf(*DTYPES)]
     sizes: dict[str, Any]
 
     def build(self, rngs: nnx.Rngs, num_classes: int) -> nnx.Module:

@@ -1,10 +1,10 @@
 """Rows of `metrics.jsonl`, one for each line: read, replaced, appended."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from litv2_jax.paths import write_atomically
 from litv2_jax.settings import ConfigError
 
 Rows = list[dict[str, Any]]
@@ -39,9 +39,8 @@ def read_rows(workdir: Path) -> Rows:
 
 def replace_rows(workdir: Path, rows: Rows) -> None:
     """Replaces all rows by these."""
-    temporary = workdir / f"{_FILE}.tmp"
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, workdir / _FILE)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(workdir / _FILE, text)
 
 
 def append_row(workdir: Path, row: dict[str, Any]) -> None:

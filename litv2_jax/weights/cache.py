@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from litv2_jax.paths import expand_path
+from litv2_jax.paths import expand_path, write_atomically
 from litv2_jax.settings import ConfigError
 from litv2_jax.weights.download import DownloadError, download
 from litv2_jax.weights.published import PublishedFile
@@ -111,7 +111,7 @@ def _complete(path: Path, address: str) -> None:
                 "replaced on purpose, delete the record."
             )
     if not record:
-        _write(_record_of(path), found)
+        write_atomically(_record_of(path), json.dumps(found, indent=2) + "\n")
     if part.is_file() and not path.is_file():
         # Last: a file in its place is complete and recorded.
         os.replace(part, path)
@@ -172,12 +172,6 @@ def _describe(path: Path, source: str) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 @contextlib.contextmanager
