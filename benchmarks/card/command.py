@@ -149,6 +149,7 @@ def _plan(
         if tests:
             log = options.keep / "parity.txt"
             yield "parity", functools.partial(tests.wait, PARITY_SECONDS, log)
+            tests.stop()
         if has_models:
             yield from _list_sections(contest, options.sections)
         contest.close()

@@ -51,6 +51,12 @@ class ParityTests:
         counts["exit status"] = self._process.returncode
         return [Row("parity", "tests", name, n) for name, n in counts.items()]
 
+    def stop(self) -> None:
+        """Ends the tests, if they have not been waited for."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.communicate()
+
 
 def start(is_rehearsal: bool) -> ParityTests:
     """Starts the tests, on the platform that JAX has here."""

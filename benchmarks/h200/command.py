@@ -19,12 +19,19 @@ from benchmarks.h200 import scaling
 from benchmarks.h200.deviceless import find_h200s
 from benchmarks.h200.estimates import estimate_seconds
 from benchmarks.h200.minimum import minimum_bytes
-from benchmarks.h200.programs import Program, compile_detector, compile_model
+from benchmarks.h200.programs import (
+    Program,
+    compile_augmentation,
+    compile_detector,
+    compile_model,
+)
 from benchmarks.programs import DETECTION, WORK
 from benchmarks.results import Row
 from configs import imagenet
 from litv2_jax.models.backbone import VARIANTS
 from litv2_jax.settings import ConfigError
+
+AUGMENT = "augment"
 
 # Scopes that the detectors name; see `jax.named_scope`.
 _PARTS = ("backbone", "pyramid", "heads", "post-processing", "losses")
@@ -40,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="models with a recipe for ImageNet, or detectors",
     )
-    parser.add_argument("--work", nargs="+", default=WORK, choices=WORK)
+    parser.add_argument(
+        "--work",
+        nargs="+",
+        default=WORK,
+        choices=(*WORK, AUGMENT),
+        help=f"{AUGMENT} is what the recipe does to a batch before a training step",
+    )
     parser.add_argument("--batch-size", type=positive, default=256, help="images")
     parser.add_argument(
         "--image-size", type=positive, default=224, help="pixels, of no detector"
@@ -63,6 +76,12 @@ def run(options: argparse.Namespace) -> None:
             find_h200s(count)
     except ConfigError as error:
         sys.exit(str(error))
+    detectors = sorted({*options.variants} & {*DETECTION})
+    if detectors and AUGMENT in options.work:
+        sys.exit(
+            f"python -m benchmarks h200: --work {AUGMENT} is of ImageNet's recipes, "
+            f"and {', '.join(detectors)} has none; its images are augmented on the CPU."
+        )
     description: dict[str, Any] = results.describe_run(("jax", "jaxlib", "flax"))
     description["target"] = "H200 (compiled without one)"
     if options.devices:
@@ -91,12 +110,16 @@ def measure_model(
 
     Args:
         name: Of the model.
-        work: `forward` or `train`; of a detector, forward is all of detection.
+        work: `forward`, `train` or `augment`; of a detector, forward is all of
+            detection, and there is no `augment`.
         batch_size: Number of images.
         image_size: Side of the images in pixels; detectors have `DETECTION_SIZE`.
         **sizes: Of the model, where they are not the published ones.
     """
-    if name in DETECTION:
+    if work == AUGMENT:
+        program = compile_augmentation(name, batch_size, image_size)
+        values = _estimate(program, batch_size)
+    elif name in DETECTION:
         program = compile_detector(name, work, batch_size)
         values = _estimate(program, batch_size) | measure_parts(program.kernels)
     else:

@@ -14,7 +14,9 @@ from flax import nnx
 from benchmarks import hlo
 from benchmarks.h200 import deviceless
 from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
+from benchmarks.recipes import plan_run
 from benchmarks.work import find_creator
+from configs import imagenet
 from litv2_jax.training.step import create_graphdef
 
 
@@ -63,6 +65,26 @@ def compile_model(
         return model(images)
 
     return compile_program(forward, state.params, state.stats, images)
+
+
+def compile_augmentation(name: str, batch_size: int, image_size: int) -> Program:
+    """Compiles what a recipe of ImageNet's does to a batch before a training step.
+
+    Args:
+        name: Of the model.
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+    """
+    config: Any = imagenet.get_config(name)
+    config.batch_size = batch_size
+    config.augment.mix_group_size = 0  # Which must divide the batch otherwise.
+    shape = (batch_size, image_size, image_size, 3)
+    batch = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return compile_program(plan_run(config).task.augment, batch, key)
 
 
 def compile_detector(name: str, work: str, batch_size: int) -> Program:

@@ -11,23 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-NUM_LEVELS = 256
-
-
-def count_levels(images: jax.Array) -> jax.Array:
-    """Returns [B, 256, 3] int32, how many pixels have each level.
-
-    Args:
-        images: [B, H, W, 3] uint8.
-    """
-    pixels = images.reshape(images.shape[0], -1, 3)
-    # By vmap, so that the batch axis stays sharded: an index into it would be gathered.
-    count_channels = jax.vmap(_count, in_axes=1, out_axes=1)
-    return jax.vmap(count_channels)(pixels)
-
-
-def _count(values: jax.Array) -> jax.Array:
-    return jnp.zeros(NUM_LEVELS, jnp.int32).at[values.astype(jnp.int32)].add(1)
+from litv2_jax.ops.histogram import NUM_LEVELS
 
 
 def autocontrast_table(counts: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from litv2_jax.augment import color
 from litv2_jax.augment.normalize import MEAN
+from litv2_jax.ops.histogram import count_levels
 
 MAX_LEVEL = 10
 # Probability that a chosen operation is applied.
@@ -148,7 +149,7 @@ def apply_operations(
 def _change_levels(
     images: jax.Array, operations: jax.Array, arguments: jax.Array
 ) -> jax.Array:
-    counts = color.count_levels(images)
+    counts = count_levels(images)
     numbers = arguments.astype(jnp.int32)
     unchanged = color.all_levels().astype(jnp.uint8)
     tables = {

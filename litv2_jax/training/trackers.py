@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tensorboardX
 
 from litv2_jax.settings import ConfigError
 
@@ -47,6 +46,9 @@ class TensorBoard:
 
     def __init__(self, workdir: Path, start_step: int, recipe: Mapping[str, Any]):
         """Opens a file; see `Tracker`."""
+        # Measurements of programs need none of it, see `benchmarks card`.
+        import tensorboardX
+
         self._writer = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=start_step + 1
         )

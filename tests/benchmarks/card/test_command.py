@@ -1,4 +1,6 @@
 import os
+import signal
+import subprocess
 import sys
 
 import jax
@@ -74,6 +76,13 @@ def test_tests_that_fail_are_counted_and_kept(tmp_path, monkeypatch):
     assert "assert 1 == 2" in (tmp_path / "log.txt").read_text()
 
 
+def test_tests_that_nobody_waits_for_end():
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleep, stdout=subprocess.PIPE, text=True) as process:
+        parity.ParityTests(process).stop()
+        assert process.poll() == -signal.SIGINT
+
+
 def test_files_with_tests_for_gpus_are_found():
     names = [os.path.basename(path) for path in parity._find_files()]
     assert "test_attention.py" in names
@@ -100,6 +109,12 @@ class Missing:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in self.names:
             raise ImportError(f"{name} is not here")
+
+
+def test_the_command_needs_nothing_that_a_card_may_lack():
+    absent = "".join(f"sys.modules[{name!r}] = None; " for name in Missing.names)
+    code = f"import sys; {absent}import benchmarks.card.command"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
