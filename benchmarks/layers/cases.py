@@ -184,20 +184,21 @@ def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> C
 
 
 def create_rand_augment(arrays: Arrays, side: int) -> Case:
-    """RandAugment as ImageNet's recipe has it."""
+    """RandAugment as ImageNet's recipe has it, by each way to count levels."""
     augment = functools.partial(
         rand_augment, magnitude=9.0, magnitude_std=0.5, num_layers=2
     )
-    return _create_augmentation(arrays, side, augment)
+    return _create_augmentation(arrays, side, _list_choices("histogram", augment))
 
 
 def create_erasing(arrays: Arrays, side: int) -> Case:
     """Random erasing, of a quarter of the images."""
-    return _create_augmentation(
-        arrays,
-        side,
-        lambda x, key: erase(x.astype(arrays.dtype), key, probability=0.25),
-    )
+    found = {
+        "in use": Implementation(
+            lambda x, key: erase(x.astype(arrays.dtype), key, probability=0.25)
+        )
+    }
+    return _create_augmentation(arrays, side, found)
 
 
 def create_nms(arrays: Arrays, num_boxes: int) -> Case:
@@ -237,12 +238,11 @@ def create_roi_align(
 
 
 def _create_augmentation(
-    arrays: Arrays, side: int, augment: Callable[..., jax.Array]
+    arrays: Arrays, side: int, found: dict[str, Implementation]
 ) -> Case:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (arrays.batch_size, side, side, 3), np.uint8)
     arguments = (jnp.asarray(images), jax.random.key(0))
-    found = {"in use": Implementation(augment)}
     return Case(f"{side} x {side}", found, arguments, (FORWARD,))
 
 
