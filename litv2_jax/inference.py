@@ -21,6 +21,7 @@ from litv2_jax.data.decode import read_image
 from litv2_jax.data.transforms import geometry
 from litv2_jax.data.transforms.imagenet import center_crop
 from litv2_jax.detected_objects import DetectedObject, list_objects
+from litv2_jax.models.backbone import find_images_at_once
 from litv2_jax.models.family import find_family
 from litv2_jax.paths import expand_path
 from litv2_jax.pretrained import check_takes_rgb, find_exif_rule, load_described
@@ -115,7 +116,8 @@ class Predictor:
         self.exif = find_exif_rule(description)
         names = display_names(description.get("class_names") or [])
         self.class_names = names or [f"class {k}" for k in range(sizes["num_classes"])]
-        graphdef, self._state = nnx.split(self.model)
+        fast = nnx.view(self.model, images_at_once=find_images_at_once())
+        graphdef, self._state = nnx.split(fast)
         self._shapes: set[Any] = set()
 
         @compiled

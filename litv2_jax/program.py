@@ -105,7 +105,8 @@ def split(
         compute: Returns outputs by name, given the model, normalized images and the
             other inputs.
     """
-    graphdef, state = nnx.split(model)
+    # The batch as a whole: a loop over its images would be one of this machine's.
+    graphdef, state = nnx.split(nnx.view(model, images_at_once=0))
     leaves, structure = jax.tree_util.tree_flatten_with_path(nnx.as_pure(state))
     names = [
         jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves

@@ -8,9 +8,10 @@ from typing import Any
 
 from litv2_jax.convert.entries import BACKBONE, FIRST_LAYER
 from litv2_jax.convert.errors import describe_value
-from litv2_jax.models.backbone import NUM_STAGES, VARIANTS, BackboneConfig
+from litv2_jax.models.backbone import VARIANTS, BackboneConfig
 from litv2_jax.models.families import CLASSIFIER
 from litv2_jax.models.family import Family, Shapes, list_families, side_of
+from litv2_jax.models.image_sizes import NUM_STAGES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ As in the literature, one multiplication with its addition counts as one.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from litv2_jax.models.backbone import NUM_STAGES, BackboneConfig
+from litv2_jax.models.backbone import BackboneConfig
 from litv2_jax.models.fpn import Fpn
+from litv2_jax.models.image_sizes import NUM_STAGES
 
 
 class Flops(NamedTuple):

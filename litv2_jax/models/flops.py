@@ -8,7 +8,6 @@ from typing import Any
 
 from flax import nnx
 
-from litv2_jax.models.backbone import NUM_STAGES
 from litv2_jax.models.backbone_flops import (
     Flops,
     count_backbone,
@@ -19,6 +18,7 @@ from litv2_jax.models.backbone_flops import (
 )
 from litv2_jax.models.classifier import Classifier
 from litv2_jax.models.family import family_of
+from litv2_jax.models.image_sizes import NUM_STAGES
 from litv2_jax.models.semantic_fpn import (
     ConvNormRelu,
     SemanticFpn,

@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import Backbone, check_image_sizes
+from litv2_jax.models.backbone import Backbone
+from litv2_jax.models.image_sizes import check_image_sizes
 from litv2_jax.models.linear import Conv
 from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.resize import resize_nearest

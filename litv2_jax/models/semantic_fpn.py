@@ -10,16 +10,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from litv2_jax.models import initializers
-from litv2_jax.models.backbone import (
-    MIN_SIDE,
-    Backbone,
-    BackboneConfig,
-    Rate,
-    Width,
-    find_map_sizes,
-)
+from litv2_jax.models.backbone import Backbone, BackboneConfig, Rate, Width
 from litv2_jax.models.batch_norm import BatchNorm, FoldedNorm
 from litv2_jax.models.fpn import Fpn, PyramidModel
+from litv2_jax.models.image_sizes import MIN_SIDE, find_map_sizes
 from litv2_jax.models.layer_norm import LayerNorm
 from litv2_jax.models.linear import Conv
 from litv2_jax.models.outputs import reorder_outputs

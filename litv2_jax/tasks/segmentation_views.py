@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from litv2_jax.augment.normalize import normalize_inside
 from litv2_jax.data.transforms.segmentation import name_view
-from litv2_jax.models.backbone import MIN_SIDE, find_map_sizes
+from litv2_jax.models.image_sizes import MIN_SIDE, find_map_sizes
 from litv2_jax.ops.canvas import mirror_inside
 from litv2_jax.ops.views import View, find_best_classes
 from litv2_jax.training.task import Batch

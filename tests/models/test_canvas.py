@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from litv2_jax.models import create_model
-from litv2_jax.models.backbone import find_map_sizes
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.models.image_sizes import find_map_sizes
 from litv2_jax.ops.resize import resize_bilinear
 from tests.reference import fill
 

@@ -83,3 +83,31 @@ def test_refuses_what_needs_the_original():
         fuse_for_inference(litv2_jax.HiLo(12, 3, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="known for a FoldedNorm"):
         litv2_jax.to_torch_state_dict(fused)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5, 6])
+def test_a_few_images_at_a_time_give_the_same(batch):
+    model = create()
+    images = jax.random.normal(jax.random.key(0), (batch, 64, 64, 3))
+    few = nnx.view(model, images_at_once=4)
+    expected = jax.jit(lambda model, x: model.features(x))(model, images)
+    found = jax.jit(lambda model, x: model.features(x))(few, images)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    program = str(jax.make_jaxpr(lambda x: few(x))(images))
+    # In equal parts: 5 images one by one, 6 by threes.
+    assert ("scan[" in program) == (batch > 4)
+
+
+@pytest.mark.parametrize("kind", ["inference", "statistics", "draws", "sizes"])
+def test_images_that_are_not_alike_are_taken_at_once(kind):
+    view = {"use_running_average": kind != "statistics", "images_at_once": 1}
+    graphdef, state = nnx.split(nnx.view(create(), **view))
+    sizes = np.array([[64, 64], [40, 50]]) if kind == "sizes" else None
+
+    def run(state, images):
+        rngs = nnx.Rngs(0) if kind == "draws" else None
+        return nnx.merge(graphdef, state).features(images, sizes, rngs=rngs)
+
+    program = str(jax.make_jaxpr(run)(state, draw_images(64, 64)))
+    assert ("scan[" in program) == (kind == "inference")
