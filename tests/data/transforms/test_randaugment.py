@@ -84,6 +84,11 @@ class Photos:
         return {"image": file.getvalue(), "label": index}
 
 
+def draw_and_do_nothing(image, rng):
+    RECIPE.draw_operation(rng)
+    return image
+
+
 def load(count, *, transform=None, start=0, part=(0, 1), workers=0):
     batches = pipeline.train_batches(
         Photos(),
@@ -101,8 +106,11 @@ def load(count, *, transform=None, start=0, part=(0, 1), workers=0):
     return np.stack(taken)
 
 
-def test_operations_follow_the_crop_and_leave_its_draws_alone():
-    augmented, plain = load(5), load(5, transform=TrainTransform(24, **CROP))
+def test_operations_follow_crop_and_flip_and_leave_their_draws_alone():
+    plain = load(5, transform=TrainTransform(24, **CROP))
+    without_effect = TrainTransform(24, **CROP, rand_augment=draw_and_do_nothing)
+    np.testing.assert_array_equal(load(5, transform=without_effect), plain)
+    augmented = load(5)
     is_same = (augmented == plain).all((2, 3, 4))
     # Neither of two operations is carried out.
     assert 0.1 < is_same.mean() < 0.4
