@@ -19,13 +19,19 @@ from benchmarks.h200 import scaling
 from benchmarks.h200.deviceless import find_h200s
 from benchmarks.h200.estimates import estimate_seconds
 from benchmarks.h200.minimum import minimum_bytes
-from benchmarks.h200.programs import Program, compile_detector, compile_model
+from benchmarks.h200.programs import (
+    Program,
+    compile_augmentation,
+    compile_detector,
+    compile_model,
+)
 from benchmarks.programs import DETECTION, WORK
 from benchmarks.results import Row
 from configs import imagenet
 from litv2_jax.models.backbone import VARIANTS
 from litv2_jax.settings import ConfigError
 
+AUGMENT = "augment"
 # Scopes that the detectors name; see `jax.named_scope`.
 _PARTS = ("backbone", "pyramid", "heads", "post-processing", "losses")
 
@@ -40,7 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="models with a recipe for ImageNet, or detectors",
     )
-    parser.add_argument("--work", nargs="+", default=WORK, choices=WORK)
+    parser.add_argument(
+        "--work",
+        nargs="+",
+        default=WORK,
+        choices=[*WORK, AUGMENT],
+        help=f"programs; {AUGMENT} is RandAugment and random erasing alone",
+    )
     parser.add_argument("--batch-size", type=positive, default=256, help="images")
     parser.add_argument(
         "--image-size", type=positive, default=224, help="pixels, of no detector"
@@ -75,13 +87,38 @@ def run(options: argparse.Namespace) -> None:
         rows = [
             row
             for work in options.work
-            for name in options.variants
-            for row in measure_model(name, work, *sizes)
+            for row in (
+                measure_augmentation(*sizes)
+                if work == AUGMENT
+                else measure_models(options.variants, work, *sizes)
+            )
         ]
     name = "h200_devices" if options.devices else "h200"
     output = options.output or results.ROOT / f"benchmarks/results/{name}.json"
     results.write_json(rows, description, output)
     results.print_report(rows, description)
+
+
+def measure_augmentation(batch_size: int, image_size: int) -> list[Row]:
+    """Returns the numbers of RandAugment and of random erasing, each alone.
+
+    Args:
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+    """
+    return [
+        Row(AUGMENT, name, quantity, value)
+        for name, program in compile_augmentation(batch_size, image_size).items()
+        for quantity, value in {
+            **describe_program(program),
+            **_estimate(program, batch_size),
+        }.items()
+    ]
+
+
+def measure_models(names: Sequence[str], work: str, *sizes: int) -> list[Row]:
+    """Returns the numbers of several models, as `measure_model` does."""
+    return [row for name in names for row in measure_model(name, work, *sizes)]
 
 
 def measure_model(

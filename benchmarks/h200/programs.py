@@ -15,6 +15,9 @@ from benchmarks import hlo
 from benchmarks.h200 import deviceless
 from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
 from benchmarks.work import find_creator
+from configs import imagenet
+from litv2_jax.augment.erasing import erase
+from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.training.step import create_graphdef
 
 
@@ -77,6 +80,35 @@ def compile_detector(name: str, work: str, batch_size: int) -> Program:
     function, arguments = find_creator(case)(case)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     return compile_program(function, *shapes)
+
+
+def compile_augmentation(batch_size: int, image_size: int) -> dict[str, Program]:
+    """Compiles what ImageNet's recipe does to images one by one, by its name.
+
+    Args:
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+    """
+    recipe = imagenet.get_config().augment
+    functions = {
+        "RandAugment": lambda images, key: rand_augment(
+            images,
+            key,
+            magnitude=recipe.randaugment_magnitude,
+            magnitude_std=recipe.randaugment_std,
+            num_layers=recipe.randaugment_layers,
+        ),
+        "random erasing": lambda images, key: erase(
+            images.astype(jnp.float32), key, probability=recipe.erasing
+        ),
+    }
+    shape = (batch_size, image_size, image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return {
+        name: compile_program(function, images, key)
+        for name, function in functions.items()
+    }
 
 
 def compile_program(function: Callable, *arguments: Any) -> Program:
