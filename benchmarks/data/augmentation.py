@@ -15,7 +15,7 @@ from litv2_jax import compiler_options
 from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data.transforms.randaugment import RandAugment
 
-# Images that the device takes at a time; more of them fit no cache of a CPU.
+# Images that the device takes at a time.
 _BATCH_SIZE = 8
 
 

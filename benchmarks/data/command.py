@@ -91,7 +91,7 @@ def measure(
         *stages,
         *rand_augment,
         *pipelines,
-        *count_cores_needed(pipelines[-4:], rand_augment[0].value),
+        *count_cores_needed(pipelines, rand_augment[0].value),
     ]
 
 
@@ -128,14 +128,14 @@ def measure_pipelines(
     return rows
 
 
-def count_cores_needed(pipeline: Sequence[Row], rand_augment: float) -> list[Row]:
-    """Says how many cores like this one keep one H200 busy.
+def count_cores_needed(pipelines: Sequence[Row], rand_augment: float) -> list[Row]:
+    """Says how many cores like this one keep one H200 busy, by the last pipeline.
 
     Args:
-        pipeline: Rows of one pipeline.
+        pipelines: Rows of all of them.
         rand_augment: Milliseconds of a core for an image, where it runs on the host.
     """
-    (loading,) = (row.value for row in pipeline if row.quantity == "CPU ms/image")
+    loading = [row.value for row in pipelines if row.quantity == "CPU ms/image"][-1]
     rows = []
     for name, needed in H200_TRAINING.items():
         part = "to feed one H200"

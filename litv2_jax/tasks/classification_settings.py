@@ -75,7 +75,7 @@ class AugmentSettings:
         randaugment_magnitude: How strong they are, from 0 to 10.
         randaugment_std: Standard deviation of the magnitude.
         randaugment_on: Where they are applied: `device`, in the training step, or
-            `host`, by Pillow in the processes that load images, 1 ms of a core for
+            `host`, by Pillow in the processes that load images, 2 ms of a core for
             each image.
         erasing: Probability of filling a part of an image with noise.
         mixup: Parameter of the beta distribution; 0 is off.
