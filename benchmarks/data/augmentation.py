@@ -51,7 +51,7 @@ def measure_rand_augment(records: Sequence[dict[str, Any]], rounds: int) -> list
 
 def _create_both() -> tuple[RandAugment, Any]:
     """Returns what augments an image, and what augments a batch with a key."""
-    augment = imagenet.get_config().augment
+    augment: Any = imagenet.get_config().augment
     magnitude, std = augment.randaugment_magnitude, augment.randaugment_std
     layers = augment.randaugment_layers
 

@@ -89,7 +89,7 @@ def compile_augmentation(batch_size: int, image_size: int) -> dict[str, Program]
         batch_size: Number of images.
         image_size: Side of the images in pixels.
     """
-    recipe = imagenet.get_config().augment
+    recipe: Any = imagenet.get_config().augment
     functions = {
         "RandAugment": lambda images, key: rand_augment(
             images,

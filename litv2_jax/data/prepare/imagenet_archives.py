@@ -96,7 +96,7 @@ class Imagenet2012(official.Builder, skip_registration=True):
         self._allow_partial = allow_partial
         self._short_side = short_side
         if short_side:
-            self.name = f"{self.name}_short{short_side}"
+            self.name = f"{self.name}_short{short_side}"  # pyright: ignore
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
