@@ -16,6 +16,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from litv2_jax.data.prepare.smaller_images import shrink
+
 TINTS = {
     "red": (230, 40, 40),
     "yellow": (220, 210, 40),
@@ -33,10 +35,18 @@ QUALITY = 92
 
 @dataclasses.dataclass
 class PhotosConfig(tfds.core.BuilderConfig):
-    """Says how many photographs each split has."""
+    """Says how many photographs each split has, and how large they are.
+
+    Attributes:
+        num_train: Photographs to train on.
+        num_validation: Photographs to evaluate on.
+        short_side: Most pixels of the shorter side, as of `litv2_jax.prepare
+            imagenet2012 --short-side`; 0 leaves them as they are.
+    """
 
     num_train: int = 96
     num_validation: int = 32
+    short_side: int = 0
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):
@@ -79,9 +89,14 @@ class Photos(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, numbers: range
     ) -> Iterator[tuple[int, dict[str, Any]]]:
+        config: Any = self.builder_config
+        short_side = config.short_side
         for number in numbers:
             label = number % len(TINTS)
-            yield number, {"image": make_photo(number, label), "label": label}
+            photo = make_photo(number, label)
+            if short_side:
+                photo = shrink(photo, short_side)
+            yield number, {"image": photo, "label": label}
 
 
 def prepare(data_dir: str, config: PhotosConfig | None = None) -> None:

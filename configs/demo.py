@@ -78,6 +78,7 @@ def _digits() -> ConfigDict:
     config.augment.randaugment_layers = 0
     config.augment.randaugment_magnitude = 9.0  # Of 10.
     config.augment.randaugment_std = 0.5
+    config.augment.randaugment_on = "device"  # Or host, where images are loaded.
     config.augment.erasing = 0.0
     config.augment.mixup = 0.0
     config.augment.cutmix = 0.0

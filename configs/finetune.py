@@ -77,6 +77,7 @@ def _finetune(name: str) -> ConfigDict:
     config.augment.randaugment_layers = 2
     config.augment.randaugment_magnitude = 9.0  # Of 10.
     config.augment.randaugment_std = 0.5
+    config.augment.randaugment_on = "device"  # Or host, where images are loaded.
     config.augment.erasing = 0.1
     config.augment.mixup = 0.0
     config.augment.cutmix = 0.0

@@ -55,6 +55,7 @@ def get_config() -> ConfigDict:
     config.augment.randaugment_layers = 2
     config.augment.randaugment_magnitude = 9.0  # Of 10.
     config.augment.randaugment_std = 0.5
+    config.augment.randaugment_on = "device"  # Or host, where images are loaded.
     config.augment.erasing = 0.25
     config.augment.mixup = 0.8
     config.augment.cutmix = 1.0

@@ -1,6 +1,7 @@
 """Prepares data sets without TensorFlow, and checks them.
 
 python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --data-dir DATA
+python -m litv2_jax.prepare imagenet2012 --archives DOWNLOADS --short-side 256
 python -m litv2_jax.prepare ade20k --source ADEChallengeData2016 --data-dir DATA
 python -m litv2_jax.prepare coco --annotations instances_val2017.json \\
     --images val2017 --split validation --data-dir DATA
@@ -61,6 +62,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     imagenet.add_argument("--data-dir", default="", help="TFDS's folder; needs 300 GB")
     imagenet.add_argument(
         "--allow-partial", action="store_true", help="take what images there are"
+    )
+    imagenet.add_argument(
+        "--short-side",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="make training images smaller that have more, which load faster, as the "
+        "data set imagenet2012_shortPIXELS; 0, the default, leaves them as published",
     )
 
     scenes = commands.add_parser("ade20k", help="from its published folders")
@@ -124,7 +133,10 @@ def _prepare_digits(options: argparse.Namespace) -> None:
 
 def _prepare_imagenet(options: argparse.Namespace) -> None:
     counts = imagenet_archives.prepare_imagenet(
-        options.archives, options.data_dir, allow_partial=options.allow_partial
+        options.archives,
+        options.data_dir,
+        allow_partial=options.allow_partial,
+        short_side=options.short_side,
     )
     _print_counts(counts)
 

@@ -17,20 +17,23 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from benchmarks import photos, results, timing
+from benchmarks import photos, results
 from benchmarks.arguments import integer_from, positive
-from benchmarks.data.pipeline_timing import IMAGE_SIZE, Clocked, Ready, time_pipeline
+from benchmarks.data.augmentation import measure_rand_augment
+from benchmarks.data.pipeline_timing import Clocked, time_pipeline
+from benchmarks.data.stages import MAX_STARTS, create_transform, measure_stages
 from benchmarks.results import Row
 from litv2_jax.data.sources.tfds import ImageSource
-from litv2_jax.data.transforms import imagenet
 
-PACKAGES = ("pillow", "grain", "array_record", "tensorflow-datasets", "numpy")
-# Of every pipeline: worker processes take seconds to start.
-MAX_STARTS = 3
-Box = tuple[int, int, int, int]
-SCALE, RATIO, FLIP = (0.08, 1.0), (3 / 4, 4 / 3), 0.5
-# Images/s that one H200 trains at, estimated from the compiled programs: not measured.
-H200_TRAINING = {"litv2_s": 6700, "litv2_m": 4000, "litv2_b": 2800}
+PACKAGES = ("pillow", "grain", "array_record", "tensorflow-datasets", "numpy", "jax")
+# Images/s that one H200 trains at, by docs/benchmarks.md. M and B take 1.7 and 2.4
+# times as long as S, by the programs that XLA compiles.
+H200_TRAINING = {
+    "litv2_s, measured": 3650,
+    "litv2_s, estimated": 5600,
+    "litv2_m, estimated": 3300,
+    "litv2_b, estimated": 2300,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=positive, default=9, help="medians are taken of so many"
     )
     parser.add_argument(
+        "--short-side",
+        type=integer_from(0),
+        default=0,
+        metavar="PIXELS",
+        help="make larger photos as small as `litv2_jax.prepare imagenet2012` does",
+    )
+    parser.add_argument(
         "--output", type=Path, default=results.ROOT / "benchmarks/results/data.json"
     )
 
@@ -56,7 +66,10 @@ def run(options: argparse.Namespace) -> None:
     description = results.describe_run(PACKAGES)
     with tempfile.TemporaryDirectory() as data_dir:
         config = photos.PhotosConfig(
-            name="benchmark", num_train=options.images, num_validation=1
+            name="benchmark",
+            num_train=options.images,
+            num_validation=1,
+            short_side=options.short_side,
         )
         photos.prepare(data_dir, config)
         source = ImageSource("photos/benchmark", "train", data_dir)
@@ -70,71 +83,16 @@ def measure(
 ) -> list[Row]:
     """Returns all rows for the records of a source."""
     records = [source[i] for i in range(len(source))]
-    boxes = _draw_boxes(records)
-    stages = measure_stages(source, records, boxes, rounds)
+    stages = measure_stages(source, records, rounds)
+    rand_augment = measure_rand_augment(records, rounds)
     pipelines = measure_pipelines(source, workers, rounds, limit=stages[0].value)
     return [
         *_describe_images(records),
         *stages,
+        *rand_augment,
         *pipelines,
-        *count_cores_needed(pipelines),
+        *count_cores_needed(pipelines, rand_augment[0].value),
     ]
-
-
-def measure_stages(
-    source: grain.sources.RandomAccessDataSource,
-    records: Sequence[dict[str, Any]],
-    boxes: Sequence[Box],
-    rounds: int,
-) -> list[Row]:
-    """Times what happens to an image, stage by stage, on one core.
-
-    The first row is the limit: one core that does nothing but transform.
-    """
-    transform, *stages = _time_transform(source, records, boxes, rounds).items()
-    # Pixels that cost nothing to make show what it costs to collect and to send them.
-    collect, send = (_time_ready_pixels(w, min(rounds, MAX_STARTS)) for w in (0, 1))
-    stages += [("batch", collect), ("between processes", max(send - collect, 0.0))]
-    total = sum(seconds for _, seconds in stages)
-    rows = [Row("one core", "limit: decode to array", "images/s", 1 / transform[1])]
-    for name, seconds in stages:
-        if seconds:
-            rows.append(Row("one core", name, "images/s", 1 / seconds))
-        rows.append(Row("one core", name, "ms/image", 1000 * seconds))
-        rows.append(Row("one core", name, "share of time", seconds / total))
-    return rows
-
-
-def _time_transform(
-    source: grain.sources.RandomAccessDataSource,
-    records: Sequence[dict[str, Any]],
-    boxes: Sequence[Box],
-    rounds: int,
-) -> dict[str, float]:
-    """Returns seconds per image of the whole transform, then of its parts."""
-    order = np.random.default_rng(0).permutation(len(records)).tolist()
-    transform = _create_transform()
-    whole = [imagenet.decode(record["image"]) for record in records]
-    crops = [*map(_crop_and_resize, whole, boxes)]
-    rng = np.random.default_rng(0)
-    seconds = timing.time_interleaved(
-        {
-            "transform": lambda: [transform.random_map(r, rng) for r in records],
-            "read": lambda: [source[i] for i in order],
-            "decode": lambda: [imagenet.decode(record["image"]) for record in records],
-            "crop and resize": lambda: [*map(_crop_and_resize, whole, boxes)],
-            "flip, to array": lambda: [_flip(crop, rng) for crop in crops],
-        },
-        rounds,
-    )
-    return {name: float(np.median(x)) / len(records) for name, x in seconds.items()}
-
-
-def _time_ready_pixels(workers: int, starts: int) -> float:
-    """Returns the CPU seconds per image of a pipeline that only passes pixels on."""
-    source = [{"image": b"", "label": 0}]
-    times = [time_pipeline(source, Ready(), workers)["cpu"] for _ in range(starts)]
-    return float(np.median(times))
 
 
 def measure_pipelines(
@@ -152,7 +110,7 @@ def measure_pipelines(
         rounds: How often, at most.
         limit: Images/s of decoding, cropping and resizing on one core.
     """
-    transform = _create_transform()
+    transform = create_transform()
     found: dict[int, list[dict[str, float]]] = {w: [] for w in workers}
     for _ in tqdm(range(min(rounds, MAX_STARTS)), desc="pipelines", leave=False):
         for w in workers:
@@ -170,35 +128,22 @@ def measure_pipelines(
     return rows
 
 
-def count_cores_needed(pipelines: Sequence[Row]) -> list[Row]:
-    """Says how many cores like this one keep one H200 busy, by the last pipeline."""
-    speed = [r.value for r in pipelines if r.quantity == "images/s per core"][-1]
+def count_cores_needed(pipelines: Sequence[Row], rand_augment: float) -> list[Row]:
+    """Says how many cores like this one keep one H200 busy, by the last pipeline.
+
+    Args:
+        pipelines: Rows of all of them.
+        rand_augment: Milliseconds of a core for an image, where it runs on the host.
+    """
+    loading = [row.value for row in pipelines if row.quantity == "CPU ms/image"][-1]
     rows = []
     for name, needed in H200_TRAINING.items():
-        rows.append(Row("to feed one H200", name, "images/s (estimate)", needed))
-        rows.append(Row("to feed one H200", name, "cores", needed / speed))
+        part = "to feed one H200"
+        rows.append(Row(part, name, "images/s", needed))
+        rows.append(Row(part, name, "cores", needed * loading / 1000))
+        cores = needed * (loading + rand_augment) / 1000
+        rows.append(Row(part, name, "cores, RandAugment on the host", cores))
     return rows
-
-
-def _draw_boxes(records: Sequence[dict[str, Any]]) -> list[Box]:
-    rng = np.random.default_rng(0)
-    sizes = [Image.open(io.BytesIO(record["image"])).size for record in records]
-    return [imagenet.random_box(size, SCALE, RATIO, rng) for size in sizes]
-
-
-def _create_transform() -> imagenet.TrainTransform:
-    return imagenet.TrainTransform(IMAGE_SIZE, scale=SCALE, ratio=RATIO, flip=FLIP)
-
-
-def _crop_and_resize(image: Image.Image, box: Box) -> Image.Image:
-    """Does what training does after decoding, apart from the flip."""
-    return image.crop(box).resize((IMAGE_SIZE, IMAGE_SIZE), imagenet.BICUBIC)
-
-
-def _flip(image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-    if rng.random() < FLIP:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
 
 
 def _describe_images(records: Sequence[dict[str, Any]]) -> list[Row]:

@@ -32,7 +32,6 @@ from litv2_jax.models.backbone import VARIANTS
 from litv2_jax.settings import ConfigError
 
 AUGMENT = "augment"
-
 # Scopes that the detectors name; see `jax.named_scope`.
 _PARTS = ("backbone", "pyramid", "heads", "post-processing", "losses")
 
@@ -51,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--work",
         nargs="+",
         default=WORK,
-        choices=(*WORK, AUGMENT),
-        help=f"{AUGMENT} is what the recipe does to a batch before a training step",
+        choices=[*WORK, AUGMENT],
+        help=f"programs; {AUGMENT} is RandAugment and random erasing alone",
     )
     parser.add_argument("--batch-size", type=positive, default=256, help="images")
     parser.add_argument(
@@ -76,12 +75,6 @@ def run(options: argparse.Namespace) -> None:
             find_h200s(count)
     except ConfigError as error:
         sys.exit(str(error))
-    detectors = sorted({*options.variants} & {*DETECTION})
-    if detectors and AUGMENT in options.work:
-        sys.exit(
-            f"python -m benchmarks h200: --work {AUGMENT} is of ImageNet's recipes, "
-            f"and {', '.join(detectors)} has none; its images are augmented on the CPU."
-        )
     description: dict[str, Any] = results.describe_run(("jax", "jaxlib", "flax"))
     description["target"] = "H200 (compiled without one)"
     if options.devices:
@@ -94,13 +87,38 @@ def run(options: argparse.Namespace) -> None:
         rows = [
             row
             for work in options.work
-            for name in options.variants
-            for row in measure_model(name, work, *sizes)
+            for row in (
+                measure_augmentation(*sizes)
+                if work == AUGMENT
+                else measure_models(options.variants, work, *sizes)
+            )
         ]
     name = "h200_devices" if options.devices else "h200"
     output = options.output or results.ROOT / f"benchmarks/results/{name}.json"
     results.write_json(rows, description, output)
     results.print_report(rows, description)
+
+
+def measure_augmentation(batch_size: int, image_size: int) -> list[Row]:
+    """Returns the numbers of RandAugment and of random erasing, each alone.
+
+    Args:
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+    """
+    return [
+        Row(AUGMENT, name, quantity, value)
+        for name, program in compile_augmentation(batch_size, image_size).items()
+        for quantity, value in {
+            **describe_program(program),
+            **_estimate(program, batch_size),
+        }.items()
+    ]
+
+
+def measure_models(names: Sequence[str], work: str, *sizes: int) -> list[Row]:
+    """Returns the numbers of several models, as `measure_model` does."""
+    return [row for name in names for row in measure_model(name, work, *sizes)]
 
 
 def measure_model(
@@ -110,16 +128,12 @@ def measure_model(
 
     Args:
         name: Of the model.
-        work: `forward`, `train` or `augment`; of a detector, forward is all of
-            detection, and there is no `augment`.
+        work: `forward` or `train`; of a detector, forward is all of detection.
         batch_size: Number of images.
         image_size: Side of the images in pixels; detectors have `DETECTION_SIZE`.
         **sizes: Of the model, where they are not the published ones.
     """
-    if work == AUGMENT:
-        program = compile_augmentation(name, batch_size, image_size)
-        values = _estimate(program, batch_size)
-    elif name in DETECTION:
+    if name in DETECTION:
         program = compile_detector(name, work, batch_size)
         values = _estimate(program, batch_size) | measure_parts(program.kernels)
     else:

@@ -14,9 +14,10 @@ from flax import nnx
 from benchmarks import hlo
 from benchmarks.h200 import deviceless
 from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
-from benchmarks.recipes import plan_run
 from benchmarks.work import find_creator
 from configs import imagenet
+from litv2_jax.augment.erasing import erase
+from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.training.step import create_graphdef
 
 
@@ -67,26 +68,6 @@ def compile_model(
     return compile_program(forward, state.params, state.stats, images)
 
 
-def compile_augmentation(name: str, batch_size: int, image_size: int) -> Program:
-    """Compiles what a recipe of ImageNet's does to a batch before a training step.
-
-    Args:
-        name: Of the model.
-        batch_size: Number of images.
-        image_size: Side of the images in pixels.
-    """
-    config: Any = imagenet.get_config(name)
-    config.batch_size = batch_size
-    config.augment.mix_group_size = 0  # Which must divide the batch otherwise.
-    shape = (batch_size, image_size, image_size, 3)
-    batch = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return compile_program(plan_run(config).task.augment, batch, key)
-
-
 def compile_detector(name: str, work: str, batch_size: int) -> Program:
     """Compiles detection or the whole training step of a recipe of COCO's.
 
@@ -99,6 +80,35 @@ def compile_detector(name: str, work: str, batch_size: int) -> Program:
     function, arguments = find_creator(case)(case)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     return compile_program(function, *shapes)
+
+
+def compile_augmentation(batch_size: int, image_size: int) -> dict[str, Program]:
+    """Compiles what ImageNet's recipe does to images one by one, by its name.
+
+    Args:
+        batch_size: Number of images.
+        image_size: Side of the images in pixels.
+    """
+    recipe: Any = imagenet.get_config().augment
+    functions = {
+        "RandAugment": lambda images, key: rand_augment(
+            images,
+            key,
+            magnitude=recipe.randaugment_magnitude,
+            magnitude_std=recipe.randaugment_std,
+            num_layers=recipe.randaugment_layers,
+        ),
+        "random erasing": lambda images, key: erase(
+            images.astype(jnp.float32), key, probability=recipe.erasing
+        ),
+    }
+    shape = (batch_size, image_size, image_size, 3)
+    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return {
+        name: compile_program(function, images, key)
+        for name, function in functions.items()
+    }
 
 
 def compile_program(function: Callable, *arguments: Any) -> Program:

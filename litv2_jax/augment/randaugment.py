@@ -1,46 +1,26 @@
 """RandAugment (arXiv:1909.13719) over whole batches, as timm's `rand-m9-mstd0.5-inc1`.
 
-Each image has its own draws. All operations have the same three parts, because a batch
+`data/transforms/randaugment.py` does the same to one image at a time, on the host. Each
+image has its own draws. All operations have the same three parts, because a batch
 runs them side by side: a table of levels, then a blend, then a warp, of which at most
 one changes the image.
 """
 
-import enum
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from litv2_jax.augment import color
-from litv2_jax.augment.normalize import MEAN
 from litv2_jax.ops.histogram import count_levels
-
-MAX_LEVEL = 10
-# Probability that a chosen operation is applied.
-PROBABILITY = 0.5
-# Red, green and blue where a warp looks outside the image.
-FILL = tuple(round(255 * mean) for mean in MEAN)
-
-
-class Operation(enum.IntEnum):
-    """What can happen to an image, and the argument it takes."""
-
-    NOTHING = -1
-    AUTOCONTRAST = 0
-    EQUALIZE = 1
-    INVERT = 2
-    ROTATE = 3  # Degrees, counterclockwise.
-    POSTERIZE = 4  # Bits that stay.
-    SOLARIZE = 5  # First level to be inverted.
-    SOLARIZE_ADD = 6  # What is added to levels below 128.
-    COLOR = 7  # A factor, 1 for no change, as in the next three.
-    CONTRAST = 8
-    BRIGHTNESS = 9
-    SHARPNESS = 10
-    SHEAR_X = 11  # Pixels per pixel, as in the next.
-    SHEAR_Y = 12
-    TRANSLATE_X = 13  # Fraction of the width.
-    TRANSLATE_Y = 14  # Fraction of the height.
+from litv2_jax.ops.randaugment_table import (
+    FILL,
+    MAX_LEVEL,
+    NUM_OPERATIONS,
+    PROBABILITY,
+    STRENGTHS,
+    Operation,
+)
 
 
 def rand_augment(
@@ -84,8 +64,7 @@ def draw_operations(
     """Returns an operation for each image, and its argument: [B] int32, [B] float32."""
     shape = (num_images,)
     which, whether, how_much, direction = jax.random.split(key, 4)
-    num_operations = len(Operation) - 1  # Without NOTHING.
-    operations = jax.random.randint(which, shape, 0, num_operations)
+    operations = jax.random.randint(which, shape, 0, NUM_OPERATIONS)
     noise = jax.random.normal(how_much, shape)
     levels = jnp.clip(magnitude + magnitude_std * noise, 0, MAX_LEVEL)
     signs = jax.random.rademacher(direction, shape, jnp.float32)
@@ -107,22 +86,9 @@ def scale_levels(
     Returns:
         [B] float32.
     """
-    strength = levels / MAX_LEVEL
-    change = signs * strength
-    factor = jnp.maximum(0.1, 1 + change * 0.9)
     arguments = {
-        Operation.ROTATE: change * 30,
-        Operation.POSTERIZE: 4 - jnp.floor(strength * 4),
-        Operation.SOLARIZE: 256 - jnp.floor(strength * 256),
-        Operation.SOLARIZE_ADD: jnp.floor(strength * 110),
-        Operation.COLOR: factor,
-        Operation.CONTRAST: factor,
-        Operation.BRIGHTNESS: factor,
-        Operation.SHARPNESS: factor,
-        Operation.SHEAR_X: change * 0.3,
-        Operation.SHEAR_Y: change * 0.3,
-        Operation.TRANSLATE_X: change * 0.45,
-        Operation.TRANSLATE_Y: change * 0.45,
+        operation: strength.find_argument(levels, signs)
+        for operation, strength in STRENGTHS.items()
     }
     return _choose(operations, arguments, jnp.zeros_like(levels))
 

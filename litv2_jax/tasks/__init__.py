@@ -16,7 +16,7 @@ TASKS = {
 }
 
 # Settings that recipes had not always, and what they were before.
-DEFAULTS = {"eval.tta": "none"}
+DEFAULTS = {"augment.randaugment_on": "device", "eval.tta": "none"}
 
 
 def create_task(

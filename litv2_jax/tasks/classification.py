@@ -112,6 +112,7 @@ class Classification(ImageTask):
             "data": f"{data.name}, {self.num_train_examples:,} images to train on, "
             f"{self.num_eval_examples:,} to evaluate, {len(self.class_names):,} "
             "classes",
+            "RandAugment": self._settings.augment.describe_rand_augment(),
         }
 
     def train_batches(self, start_step: int) -> grain.IterDataset:
@@ -123,6 +124,7 @@ class Classification(ImageTask):
             ratio=data.ratio,
             flip=data.flip,
             exif=data.exif,
+            rand_augment=self._settings.augment.rand_augment_on_host(),
         )
         return pipeline.train_batches(
             self.data.train,
@@ -157,7 +159,7 @@ class Classification(ImageTask):
         settings = self._settings.augment
         rand_key, erase_key, mix_key = jax.random.split(key, 3)
         images = batch["image"]
-        if settings.randaugment_layers:
+        if settings.randaugment_layers and settings.randaugment_on == "device":
             images = rand_augment(
                 images,
                 rand_key,

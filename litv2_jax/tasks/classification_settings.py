@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated
 
 from litv2_jax.data.decode import EXIF
+from litv2_jax.data.transforms.randaugment import RandAugment
 from litv2_jax.settings import (
     Count,
     NumWorkers,
@@ -23,6 +24,8 @@ _Area = Annotated[float, Range(above=0, most=1)]
 _Ratio = Annotated[float, Range(0.01, 100)]
 # Parameter of a beta distribution, or 0.
 _Beta = Annotated[float, Range(0, 1000)]
+# Where RandAugment runs: in the training step, or where images are loaded.
+RANDAUGMENT_ON = ("device", "host")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,9 @@ class AugmentSettings:
         randaugment_layers: Operations of RandAugment for each image; 0 is off.
         randaugment_magnitude: How strong they are, from 0 to 10.
         randaugment_std: Standard deviation of the magnitude.
+        randaugment_on: Where they are applied: `device`, in the training step, or
+            `host`, by Pillow in the processes that load images, 2 ms of a core for
+            each image.
         erasing: Probability of filling a part of an image with noise.
         mixup: Parameter of the beta distribution; 0 is off.
         cutmix: Parameter of the beta distribution; 0 is off.
@@ -90,6 +96,24 @@ class AugmentSettings:
     mixup_switch: Share
     label_smoothing: Annotated[float, Range(0, below=1)]
     mix_group_size: Count = 0
+    randaugment_on: Annotated[str, OneOf(*RANDAUGMENT_ON)] = "device"
+
+    def rand_augment_on_host(self) -> RandAugment | None:
+        """Returns what follows crop and flip where images are loaded, if anything."""
+        if not self.randaugment_layers or self.randaugment_on != "host":
+            return None
+        return RandAugment(
+            self.randaugment_magnitude, self.randaugment_std, self.randaugment_layers
+        )
+
+    def describe_rand_augment(self) -> str:
+        """Returns how many operations an image has, and where."""
+        if not self.randaugment_layers:
+            return "off"
+        return (
+            f"{self.randaugment_layers} operations for each image, on the "
+            f"{self.randaugment_on} (config.augment.randaugment_on)"
+        )
 
 
 # Test-time augmentation.

@@ -92,6 +92,8 @@ def find_sizes(name: str) -> tuple[int, int, int]:
     Raises:
         ConfigError: If the package does not know it.
     """
+    # Of `litv2_jax.prepare imagenet2012 --short-side 400`, for one.
+    name = name.partition("_short")[0]
     if name not in _SIZES:
         raise ConfigError(
             f"The size of the data set {name} is only known once it is opened; without "

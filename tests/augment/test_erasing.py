@@ -3,9 +3,16 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
-from litv2_jax.augment.erasing import cover, draw_boxes, erase
+from litv2_jax.augment.erasing import (
+    count_most_pixels,
+    cover,
+    draw_boxes,
+    erase,
+    fill,
+)
 
 SIZE = (37, 53)
 NUM_BOXES = 20_000
@@ -109,6 +116,23 @@ def test_cover_is_the_inside_of_the_box():
     np.testing.assert_array_equal(cover(boxes, (7, 5)), expected)
 
 
+def test_a_box_is_filled_row_by_row():
+    boxes = jnp.array([[1, 2, 4, 6], [0, 0, 5, 2]])
+    values = np.arange(2 * 12 * 2).reshape(2, 12, 2)
+    filled = np.asarray(fill(boxes, values, (7, 5)))
+    np.testing.assert_array_equal(filled[0, 2:6, 1:4].reshape(12, 2), values[0])
+    np.testing.assert_array_equal(filled[1, :2].reshape(10, 2), values[1, :10])
+
+
+@pytest.mark.parametrize("size", [SIZE, (8, 100), (32, 32), (3, 3), (1, 200)])
+def test_the_largest_box_has_as_many_pixels_as_said(size):
+    boxes = draw(size)
+    most = (boxes["width"] * boxes["height"]).max()
+    assert most <= count_most_pixels(size) <= size[0] * size[1]
+    # Nearly all boxes are smaller by the rounding.
+    assert most > 0.8 * count_most_pixels(size) or min(size) < 9
+
+
 def erase_constants(probability, seed=0):
     """Erases images of a value that noise does not have; tells where it did."""
     images = jnp.full((NUM_IMAGES, *SIZE, 3), 100.0)
@@ -137,9 +161,10 @@ def test_erased_pixels_are_normal_noise_and_others_stay():
     assert stats.kstest(noise[:50_000], "norm").pvalue > 0.01
     first, second = (erased[is_erased[..., 0]][:, channel] for channel in (0, 1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
-    # Every image has noise of its own.
+    # So has every image, and every pixel: float32 has few equal ones among so many.
     middle = erased[is_erased[:, 18, 26, 0], 18, 26, 0]
     assert len(set(middle)) == len(middle) > 20
+    assert len(set(noise[:50_000])) > 49_500
 
 
 def test_probabilities_of_zero_and_one_mean_never_and_always():

@@ -3,73 +3,32 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 from scipy import stats
 
 from benchmarks.collectives import list_collectives
+from litv2_jax.augment.normalize import MEAN
 from litv2_jax.augment.randaugment import (
-    Operation,
     apply_operations,
     draw_operations,
     rand_augment,
     scale_levels,
 )
+from litv2_jax.data.transforms.randaugment import apply_operation
+from litv2_jax.ops.randaugment_table import FILL, Operation
 from tests.reference import GOLDEN
 
 OPERATIONS = [operation for operation in Operation if operation >= 0]
-FILL = (124, 116, 104)
 RECIPE = {"magnitude": 9.0, "magnitude_std": 0.5}
 apply = jax.jit(apply_operations)
 run_rand_augment = jax.jit(rand_augment, static_argnames="num_layers")
 run_draw_operations = jax.jit(draw_operations, static_argnames="num_images")
 
 
-def enhance(kind):
-    return lambda picture, factor: kind(picture).enhance(factor)
-
-
-def transform(picture, *matrix):
-    return picture.transform(
-        picture.size, Image.AFFINE, matrix, resample=Image.BICUBIC, fillcolor=FILL
-    )
-
-
-def posterize(picture, bits):
-    if bits < 1:
-        return Image.new("RGB", picture.size)
-    return ImageOps.posterize(picture, int(bits))
-
-
-def solarize_add(picture, addend):
-    return picture.point(
-        [min(255, i + addend) if i < 128 else i for i in range(256)] * 3
-    )
-
-
-# What timm calls for each operation, in its order.
-PILLOW = {
-    Operation.AUTOCONTRAST: lambda picture, _: ImageOps.autocontrast(picture),
-    Operation.EQUALIZE: lambda picture, _: ImageOps.equalize(picture),
-    Operation.INVERT: lambda picture, _: ImageOps.invert(picture),
-    Operation.ROTATE: lambda picture, degrees: picture.rotate(
-        degrees, resample=Image.BICUBIC, fillcolor=FILL
-    ),
-    Operation.POSTERIZE: posterize,
-    Operation.SOLARIZE: ImageOps.solarize,
-    Operation.SOLARIZE_ADD: solarize_add,
-    Operation.COLOR: enhance(ImageEnhance.Color),
-    Operation.CONTRAST: enhance(ImageEnhance.Contrast),
-    Operation.BRIGHTNESS: enhance(ImageEnhance.Brightness),
-    Operation.SHARPNESS: enhance(ImageEnhance.Sharpness),
-    Operation.SHEAR_X: lambda picture, x: transform(picture, 1, x, 0, 0, 1, 0),
-    Operation.SHEAR_Y: lambda picture, y: transform(picture, 1, 0, 0, y, 1, 0),
-    Operation.TRANSLATE_X: lambda picture, share: transform(
-        picture, 1, 0, share * picture.width, 0, 1, 0
-    ),
-    Operation.TRANSLATE_Y: lambda picture, share: transform(
-        picture, 1, 0, 0, 0, 1, share * picture.height
-    ),
-}
+# timm's, of which `inc1` takes the increasing ones.
+TIMM = """AutoContrast Equalize Invert Rotate PosterizeIncreasing SolarizeIncreasing
+SolarizeAdd ColorIncreasing ContrastIncreasing BrightnessIncreasing SharpnessIncreasing
+ShearX ShearY TranslateXRel TranslateYRel"""
 WARPS = [
     Operation.ROTATE,
     Operation.SHEAR_X,
@@ -100,7 +59,7 @@ def compute_both(operation, level, sign, size):
     actual = apply(pictures, operations, arguments)
     expected = np.stack(
         [
-            np.asarray(PILLOW[operation](Image.fromarray(picture), float(argument)))
+            apply_operation(Image.fromarray(picture), operation, float(argument))
             for picture, argument in zip(pictures, arguments, strict=True)
         ]
     )
@@ -190,9 +149,13 @@ def test_arguments_are_those_of_timm(operation):
 
 
 def test_operations_have_the_order_of_timm():
-    assert [(operation.name, int(operation)) for operation in OPERATIONS] == [
-        (operation.name, i) for i, operation in enumerate(PILLOW)
-    ]
+    names = [name.replace("Increasing", "").lower() for name in TIMM.split()]
+    ours = [operation.name.replace("_", "").lower() for operation in OPERATIONS]
+    assert ours == [name.replace("rel", "") for name in names]
+
+
+def test_warps_fill_with_the_mean_of_imagenet():
+    assert tuple(round(255 * mean) for mean in MEAN) == FILL
 
 
 def draw(**options):

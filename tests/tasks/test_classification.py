@@ -9,6 +9,7 @@ from PIL import Image
 
 from configs import folder
 from litv2_jax import tasks
+from litv2_jax.augment.normalize import normalize
 from litv2_jax.settings import ConfigError
 from litv2_jax.training.run_settings import RunSettings
 
@@ -107,15 +108,41 @@ def test_images_need_not_be_square(tree):
     assert augmented.shape == (4, 32, 48, 3)
 
 
+# What else changes images, except for their normalization.
+ALONE = {f"augment.{name}": 0.0 for name in ("erasing", "mixup", "cutmix")}
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_randaugment_runs_in_one_place(tree, place):
+    task = create(tree, **ALONE, **{"augment.randaugment_on": place})
+    off = create(tree, **ALONE, **{"augment.randaugment_layers": 0})
+    assert task.facts()["RandAugment"].startswith("2 operations for each image, on th")
+    assert f"on the {place} " in task.facts()["RandAugment"]
+    assert off.facts()["RandAugment"] == "off"
+    batch, plain = (next(iter(x.train_batches(0))) for x in (task, off))
+    assert (batch["image"] != plain["image"]).any() == (place == "host")
+    np.testing.assert_array_equal(batch["label"], plain["label"])
+    augmented = jax.jit(task.augment)(batch, jax.random.key(0))["image"]
+    is_changed = np.abs(augmented - normalize(batch["image"])).max() > 1e-5
+    assert is_changed == (place == "device")
+
+
+def test_another_place_of_randaugment_is_refused(tree):
+    message = "augment.randaugment_on is 'workers'; use device or host"
+    with pytest.raises(ConfigError, match=message):
+        create(tree, **{"augment.randaugment_on": "workers"})
+
+
 def test_another_exif_setting_is_refused(tree):
     with pytest.raises(ConfigError, match="data.exif is 'no'; use ignored or applied"):
         create(tree, **{"data.exif": "no"})
 
 
-def test_recipes_without_the_setting_mean_what_was_published(tree):
+def test_recipes_without_the_settings_mean_what_they_meant(tree):
     config = folder.get_config().to_dict()
-    del config["data"]["exif"]
+    del config["data"]["exif"], config["augment"]["randaugment_on"]
     config["data"]["data_dir"] = str(tree)
     run, rest = RunSettings.split(config)
     task = tasks.create_task(run.task, rest, batch_size=4, seed=0)
     assert task.description["input"]["exif"] == "ignored"
+    assert "on the device" in task.facts()["RandAugment"]

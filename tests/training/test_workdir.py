@@ -229,6 +229,7 @@ def test_settings_that_recipes_have_since_had_their_defaults(tmp_path):
     RunConfig(SETTINGS, tmp_path, may_change=False).write()
     defaults = {"ema_decay": 0.0} | tasks.DEFAULTS
     new = {**SETTINGS, "ema_decay": 0.0, "eval": {"tta": "none"}}
+    new["augment"] = {"randaugment_on": "device"}
     RunConfig(new, tmp_path, may_change=False, defaults=defaults)
     with pytest.raises(ConfigError, match="config.ema_decay was 0.0, is 0.9"):
         RunConfig(

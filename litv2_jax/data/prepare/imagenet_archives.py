@@ -1,7 +1,8 @@
 """Prepares imagenet2012 from the archives of image-net.org, without TensorFlow.
 
 The data set is that of TFDS: the same records in the same order. What its own builder
-needs TensorFlow for is done by tarfile and Pillow instead.
+needs TensorFlow for is done by tarfile and Pillow instead. With smaller training images
+it is another one, of another name, which says what they are.
 """
 
 import io
@@ -16,16 +17,19 @@ from tensorflow_datasets.datasets.imagenet2012 import (
     imagenet2012_dataset_builder as official,
 )
 
-from litv2_jax.settings import ConfigError
+from litv2_jax.data.prepare.smaller_images import QUALITY, shrink_all
+from litv2_jax.settings import ConfigError, Range
 
 _TRAIN, _VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 # Images that are not JPEG in three colours, which TFDS makes them.
 _ODD_IMAGES = {*official.CMYK_IMAGES, *official.PNG_IMAGES}
 _COUNTS = {"train": 1_281_167, "validation": 50_000}
+# Below, crops of a few percent of the area would have hardly any pixels.
+_SHORT_SIDE = Range(64, 4096)
 
 
 def prepare_imagenet(
-    archives: Path, data_dir: str, *, allow_partial: bool
+    archives: Path, data_dir: str, *, allow_partial: bool, short_side: int = 0
 ) -> dict[str, int]:
     """Writes imagenet2012 as array_record and returns the size of each split.
 
@@ -34,11 +38,15 @@ def prepare_imagenet(
         data_dir: Where TFDS keeps its data sets; "" is where it does by default. On its
             disk there must be room for the images twice, 300 GB.
         allow_partial: Whether images, classes or one archive may be missing.
+        short_side: Most pixels of the shorter side of training images, which makes the
+            data set `imagenet2012_short400` (for 400); 0 leaves them as they are.
 
     Raises:
-        ConfigError: If an archive is missing, cut short or not the one expected, or the
-            data set is prepared already.
+        ConfigError: If an archive is missing, cut short or not the one expected, the
+            data set is prepared already, or the side is too small.
     """
+    if short_side:
+        _SHORT_SIDE.apply(short_side, "--short-side")
     names = [name for name in (_TRAIN, _VALIDATION) if (archives / name).exists()]
     if not names or (len(names) < 2 and not allow_partial):
         raise ConfigError(
@@ -48,12 +56,13 @@ def prepare_imagenet(
     builder = Imagenet2012(
         archives,
         allow_partial=allow_partial,
+        short_side=short_side,
         data_dir=data_dir or None,
         file_format="array_record",
     )
     if builder.info.splits:
         raise ConfigError(
-            f"imagenet2012 is prepared already in {builder.data_dir}; remove that "
+            f"{builder.name} is prepared already in {builder.data_dir}; remove that "
             "folder to prepare it again."
         )
     try:
@@ -72,17 +81,34 @@ class Imagenet2012(official.Builder, skip_registration=True):
     name = "imagenet2012"
     pkg_dir_path = tfds.core.Path(official.__file__).parent
 
-    def __init__(self, archives: Path, *, allow_partial: bool, **options: Any):
+    def __init__(
+        self, archives: Path, *, allow_partial: bool, short_side: int, **options: Any
+    ):
         """Creates the builder.
 
         Args:
             archives: Folder with the archives.
             allow_partial: Whether images may be missing.
+            short_side: As for `prepare_imagenet`.
             **options: Those of every builder.
         """
         self._archives = archives
         self._allow_partial = allow_partial
+        self._short_side = short_side
+        if short_side:
+            self.name = f"{self.name}_short{short_side}"  # pyright: ignore
         super().__init__(**options)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        info = super()._info()
+        if self._short_side:
+            info.as_proto.description = (
+                "ImageNet 2012 with smaller training images: those whose shorter side "
+                f"has more than {self._short_side} pixels are resized to that (bicubic "
+                f"with antialiasing) and written as JPEG of quality {QUALITY}; all "
+                "others, and the validation images, are as published."
+            )
+        return info
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         del dl_manager  # Nothing to download.
@@ -101,6 +127,8 @@ class Imagenet2012(official.Builder, skip_registration=True):
         features: Any = self.info.features
         class_names = set(features["label"].names)
         count = 0
+        if self._short_side and split == "train":
+            images = shrink_all(images, self._short_side)
         for name, data in images:
             # n01440764_18.JPEG or ILSVRC2012_val_00000001.JPEG, whose label is listed.
             label, _, number = Path(name).stem.rpartition("_")
@@ -111,8 +139,6 @@ class Imagenet2012(official.Builder, skip_registration=True):
                     f"The archive of {split} in {self._archives} has {name}, which is "
                     "no image of ImageNet 2012; download it again."
                 )
-            if name in _ODD_IMAGES:
-                data = _to_rgb_jpeg(data)
             yield name, {"file_name": name, "image": data, "label": label}
             count += 1
         if count != _COUNTS[split] and not self._allow_partial:
@@ -143,7 +169,8 @@ def _read_entries(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
         if entry.isfile():
             file = archive.extractfile(entry)
             assert file is not None  # It is, for what is no file.
-            yield Path(entry.name).name, file.read()
+            name, data = Path(entry.name).name, file.read()
+            yield name, _to_rgb_jpeg(data) if name in _ODD_IMAGES else data
 
 
 def _to_rgb_jpeg(data: bytes) -> bytes:

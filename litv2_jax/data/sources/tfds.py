@@ -213,6 +213,14 @@ def _find_builder(name: str, data_dir: str, **options: Any) -> Any:
     try:
         return tfds.builder(name, data_dir=place, **options)
     except tfds.core.DatasetNotFoundError:
+        base, _, side = name.partition("_short")
+        if base == "imagenet2012" and side.isdigit():
+            raise ConfigError(
+                f"config.data.name is {name}, which is not prepared in "
+                f"{place or 'the folder of TFDS'}: `python -m litv2_jax.prepare {base} "
+                f"--short-side {side}` does it from the archives; then point "
+                "config.data.data_dir at the folder that has it."
+            ) from None
         raise ConfigError(
             f"config.data.name is {show(name)}, which TensorFlow Datasets does not "
             "know; for a tree of image files use 'folder'."

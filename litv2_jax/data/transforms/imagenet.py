@@ -13,6 +13,7 @@ from PIL import Image
 
 from litv2_jax.data.decode import check_exif, decode
 from litv2_jax.data.transforms.geometry import both_sides
+from litv2_jax.data.transforms.randaugment import RandAugment
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -22,7 +23,7 @@ _MAX_RATIO = 32
 
 
 class TrainTransform(grain.transforms.RandomMap):
-    """Random resized crop and flip: a record to uint8 [S, T, 3] and a label."""
+    """Random crop, flip and operations: a record to uint8 [S, T, 3] and a label."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class TrainTransform(grain.transforms.RandomMap):
         ratio: tuple[float, float],
         flip: float,
         exif: str = "ignored",
+        rand_augment: RandAugment | None = None,
     ):
         """Creates the transform.
 
@@ -41,6 +43,7 @@ class TrainTransform(grain.transforms.RandomMap):
             ratio: Least and largest ratio of width to height of the crop.
             flip: Probability of mirroring left and right.
             exif: What to make of an EXIF orientation, as in `decode`.
+            rand_augment: What follows; None for nothing.
         """
         check_exif(exif, "exif")
         self._height, self._width = both_sides(image_size)
@@ -48,6 +51,7 @@ class TrainTransform(grain.transforms.RandomMap):
         self._ratio = ratio
         self._flip = flip
         self._exif = exif
+        self._rand_augment = rand_augment
 
     def random_map(
         self, element: dict[str, Any], rng: np.random.Generator
@@ -59,6 +63,8 @@ class TrainTransform(grain.transforms.RandomMap):
         image = image.crop(box).resize((self._width, self._height), BICUBIC)
         if rng.random() < self._flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self._rand_augment is not None:
+            image = self._rand_augment(image, rng)
         return {"image": np.asarray(image), "label": np.int32(element["label"])}
 
 

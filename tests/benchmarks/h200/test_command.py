@@ -117,6 +117,18 @@ def test_the_command_writes_what_it_found(tmp_path):
     assert run["target"] == "H200 (compiled without one)"
 
 
+@needs_plugin
+def test_augmentation_is_counted_alone():
+    rows = h200.measure_augmentation(4, 64)
+    names = ("RandAugment", "random erasing")
+    assert tuple(dict.fromkeys(row.name for row in rows)) == names
+    moved = {row.name: row.value for row in rows if row.quantity == "GB moved"}
+    pixels = 4 * 64 * 64 * 3 / 1e9
+    # Reads bytes and writes them; reads them and writes float32.
+    assert moved["RandAugment"] > 2 * pixels
+    assert moved["random erasing"] > 5 * pixels
+
+
 def difference(**sizes):
     """Returns the bytes of one image that a deeper model moves more, by the work."""
     deeper = BackboneConfig(**SIZES | sizes, alpha=0.5)
