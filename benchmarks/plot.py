@@ -68,14 +68,15 @@ def draw_accuracy(path: Path) -> Path:
     """
     rows, run = results.read_json(path)
     parts = list(dict.fromkeys(row.part for row in rows))
-    figure = Figure(figsize=(6.5 * len(parts), 5.2), layout="constrained")
+    width = 8 * len(parts)
+    figure = Figure(figsize=(width, 5.5), layout="constrained")
     all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, part in zip(all_axes, parts, strict=True):
         _draw_accuracy(axes, [row for row in rows if row.part == part])
         axes.set_title(part)
-    all_axes[0].set_ylabel("published top-1 accuracy on ImageNet, % (not measured)")
+    all_axes[0].set_ylabel("top-1 accuracy on ImageNet as published, %")
     title = f"{run['device']}: {run['cpu']}, {run['cores']} cores"
-    return _finish(figure, path, title, 3 * len(parts))
+    return _finish(figure, path, title, int(width / NAME_WIDTH))
 
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
@@ -93,6 +94,7 @@ def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
             color=COLORS[models.index(model)],
             marker=MARKERS[ways.index(way)],
         )
+    axes.margins(x=0.1)
     axes.set_xlim(left=0)
     axes.set_xlabel("images per second")
     axes.grid(alpha=0.3)

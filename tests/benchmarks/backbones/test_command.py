@@ -127,6 +127,23 @@ def test_a_picture_has_a_point_for_each_way_to_run_a_model(tmp_path, monkeypatch
     ]
 
 
+def test_a_picture_has_room_for_every_name(tmp_path):
+    ways = ("torch eager", "torch compile", "torch compile_channels_last")
+    rows = [
+        Row("forward", f"{name}: {way}", quantity, 82.0)
+        for name in BACKBONES
+        for way in ways
+        for quantity in ("images/s", "published top-1 %")
+    ]
+    path = tmp_path / "backbones.json"
+    results.write_json(rows, {"device": "cpu", "cpu": "some", "cores": 2}, path)
+    with Image.open(plot.draw_accuracy(path)) as image:
+        pixels = np.asarray(image.convert("L"))
+    # What has no room is cut off at an edge.
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert edge.min() == 255
+
+
 def test_without_timm_it_says_what_to_do(monkeypatch):
     model.FakePeer.ended = []
     monkeypatch.setattr(backbones, "TorchPeer", model.FakePeer)
