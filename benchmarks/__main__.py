@@ -12,6 +12,7 @@ import sys
 # `add_arguments` and `run`.
 SUMMARIES = {
     "model": "images per second of whole models, and against PyTorch",
+    "backbones": "LITv2-S beside other backbones, which timm runs in PyTorch",
     "attention": "HiLo beside the attention layers of other models",
     "layers": "the parts of LITv2 by each of their implementations",
     "data": "how fast images are decoded, cropped and loaded",

@@ -61,6 +61,45 @@ def draw_lines(path: Path, panels: Sequence[Panel], title: str) -> Path:
     return _finish(figure, path, title, len(COLORS))
 
 
+def draw_accuracy(path: Path) -> Path:
+    """Draws the published accuracies of a file over images/s, a panel for each part.
+
+    Rows are named `MODEL: WAY`; a color is a model, a marker the way to run it.
+    """
+    rows, run = results.read_json(path)
+    parts = list(dict.fromkeys(row.part for row in rows))
+    width = 8 * len(parts)
+    figure = Figure(figsize=(width, 5.5), layout="constrained")
+    all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
+    for axes, part in zip(all_axes, parts, strict=True):
+        _draw_accuracy(axes, [row for row in rows if row.part == part])
+        axes.set_title(part)
+    all_axes[0].set_ylabel("top-1 accuracy on ImageNet as published, %")
+    title = f"{run['device']}: {run['cpu']}, {run['cores']} cores"
+    return _finish(figure, path, title, int(width / NAME_WIDTH))
+
+
+def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
+    values = {(row.name, row.quantity): row.value for row in rows}
+    names = list(dict.fromkeys(row.name for row in rows))
+    models = list(dict.fromkeys(name.partition(": ")[0] for name in names))
+    ways = list(dict.fromkeys(name.partition(": ")[2] for name in names))
+    for name in names:
+        model, _, way = name.partition(": ")
+        axes.scatter(
+            values[name, "images/s"],
+            values[name, "published top-1 %"],
+            s=90,
+            label=name,
+            color=COLORS[models.index(model)],
+            marker=MARKERS[ways.index(way)],
+        )
+    axes.margins(x=0.1)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("images per second")
+    axes.grid(alpha=0.3)
+
+
 def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
     speeds = {row.name: row.value for row in rows if row.quantity == "images/s"}
     models = [name for name in speeds if ": " not in name]

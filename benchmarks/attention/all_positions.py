@@ -22,7 +22,11 @@ def split_heads(x: jax.Array, parts: int, num_heads: int) -> list[jax.Array]:
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: np.ndarray | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: np.ndarray | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention with logits over the root of D.
 
@@ -31,6 +35,7 @@ def attend(
         k: [..., M, heads, D].
         v: As `k`.
         mask: What may be seen, to be broadcast to [..., heads, N, M].
+        bias: What is added to the logits, to be broadcast as `mask` is.
 
     Returns:
         [..., N, heads * D].
@@ -41,6 +46,8 @@ def attend(
         k,
         preferred_element_type=jnp.float32,
     )
+    if bias is not None:
+        logits += bias
     if mask is not None:
         logits = jnp.where(mask, logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)

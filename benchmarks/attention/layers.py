@@ -1,10 +1,9 @@
 """The attention layers that the paper compares HiLo to (its table 10), by name.
 
 Settings are those of the authors' comparison, HubHop/vit-attention-benchmark on GitHub,
-which each paper has for maps of 1/16 of the image: all projections with a bias, no
-relative position bias. Focal attention (arXiv:2107.00641) is left out: it needs keys
-from the four neighbouring windows, keys pooled over windows, and a table of position
-biases for each of these. Layers compute in `dtype`; parameters and softmax are float32.
+which each paper has for maps of 1/16 of the image: all projections with a bias, and
+relative position biases in Focal alone. Layers compute in `dtype`; parameters and
+softmax are float32.
 
 FLOPs are counted as there, by fvcore: a multiplication with its addition is one, a
 LayerNorm five per value; biases, softmax and scaling are free. All published numbers of
@@ -18,6 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from benchmarks.attention.all_positions import MSA, SRA, XCA, Linformer, Performer
+from benchmarks.attention.focal import FocalAttention
 from benchmarks.attention.windows import CrossWindow, WindowAttention
 from litv2_jax.models.hilo import HiLo
 
@@ -25,6 +25,8 @@ from litv2_jax.models.hilo import HiLo
 CreateLayer = Callable[[int, int, tuple[int, int], DTypeLike, nnx.Rngs], nnx.Module]
 
 WINDOW, SHIFT, RATIO, MIXTURES, FEATURES = 7, 3, 2, 256, 256
+# Of Focal: width of the ring in positions, side of the square in windows.
+RING, SQUARE = 3, 3
 
 
 class Published(NamedTuple):
@@ -75,6 +77,7 @@ LAYERS: dict[str, CreateLayer] = {
     "ShiftedWindow": of_any_size(WindowAttention, window_size=WINDOW, shift=SHIFT),
     "CrossWindow": of_any_size(CrossWindow, stripe=WINDOW),
     "Performer": of_any_size(Performer, num_features=FEATURES),
+    "Focal": of_any_size(FocalAttention, window_size=WINDOW, ring=RING, square=SQUARE),
     "XCA": of_any_size(XCA),
     "HiLo": of_any_size(HiLo, window_size=2, alpha=0.9),
 }
@@ -109,7 +112,7 @@ def count_flops(name: str, dim: int, num_heads: int, size: tuple[int, int]) -> f
         return projections + _attention(tokens, dim // num_heads, dim)
     if name == "HiLo":
         return count_hilo_flops(dim, num_heads, size, window_size=2, alpha=0.9)
-    if name in ("LocalWindow", "ShiftedWindow", "CrossWindow"):
+    if name in ("LocalWindow", "ShiftedWindow", "CrossWindow", "Focal"):
         return _count_window_flops(name, dim, *_fill(size, WINDOW))
     raise ValueError(f"No layer {name!r}; there are {', '.join(LAYERS)}.")
 
@@ -121,6 +124,11 @@ def _count_window_flops(name: str, dim: int, rows: int, columns: int) -> int:
     if name == "CrossWindow":
         stripes = _attention(tokens, WINDOW * (rows + columns), dim // 2)
         return flops + stripes + 9 * tokens * dim
+    if name == "Focal":
+        # Each window is pooled, then projected to queries, which nobody asks, as well.
+        pooled = tokens // WINDOW**2 * dim * (WINDOW**2 + 3 * dim)
+        ring = 4 * (WINDOW**2 - (WINDOW - RING) ** 2)
+        return flops + pooled + _attention(tokens, WINDOW**2 + ring + SQUARE**2, dim)
     return flops + _attention(tokens, WINDOW**2, dim)
 
 

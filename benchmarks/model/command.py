@@ -10,7 +10,7 @@ import contextlib
 import functools
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,21 +205,41 @@ def summarize(
     rows = []
     for name, measured in times.items():
         label = case.variant if name == OURS else f"{case.variant}: {name}"
-        seconds = np.array([x["seconds"] for x in measured])
-        low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
-        rows.append(Row(part, label, "images/s", case.batch_size / middle))
-        rows.append(Row(part, label, "ms", 1000 * middle))
-        rows.append(Row(part, label, "spread %", 100 * (high - low) / middle))
-        for quantity, value in facts[name].items():
-            if value is not None:
-                rows.append(Row(part, label, quantity, value))
-        for quantity, key in (("ratio", "seconds"), ("CPU ratio", "cpu_seconds")):
-            ratios = [
-                theirs[key] / ours[key]
-                for theirs, ours in zip(measured, times[OURS], strict=True)
-            ]
-            if name != OURS:
-                rows.append(Row(part, label, quantity, statistics.median(ratios)))
+        rows += describe_times(part, label, case.batch_size, measured)
+        rows += [
+            Row(part, label, quantity, value)
+            for quantity, value in facts[name].items()
+            if value is not None
+        ]
+        if name != OURS:
+            rows += compare_times(part, label, measured, times[OURS])
+    return rows
+
+
+def describe_times(
+    part: str, label: str, batch_size: int, times: Sequence[Mapping[str, float]]
+) -> list[Row]:
+    """Returns images/s, milliseconds of a call and spread: medians over rounds."""
+    seconds = np.array([x["seconds"] for x in times])
+    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
+    return [
+        Row(part, label, "images/s", batch_size / middle),
+        Row(part, label, "ms", 1000 * middle),
+        Row(part, label, "spread %", 100 * (high - low) / middle),
+    ]
+
+
+def compare_times(
+    part: str,
+    label: str,
+    times: Sequence[Mapping[str, float]],
+    ours: Sequence[Mapping[str, float]],
+) -> list[Row]:
+    """Returns times as multiples of ours in the same round: medians over rounds."""
+    rows = []
+    for quantity, key in (("ratio", "seconds"), ("CPU ratio", "cpu_seconds")):
+        ratios = [x[key] / y[key] for x, y in zip(times, ours, strict=True)]
+        rows.append(Row(part, label, quantity, statistics.median(ratios)))
     return rows
 
 

@@ -21,7 +21,8 @@ GPU_CONFIGURATIONS = (*CONFIGURATIONS, "compile_graphs")
 class TorchPeer:
     """Context manager that starts `worker.py` and asks it to measure.
 
-    A job has `variant`, `image_size`, `batch_size`, `dtype` (float32 or bfloat16),
+    A job has `variant` (`litv2_s`, `litv2_m`, `litv2_b`, or `timm/NAME` for a model of
+    timm), `image_size`, `batch_size`, `dtype` (float32 or bfloat16),
     `work` (forward or train), `configuration` (in `GPU_CONFIGURATIONS`) and `device`
     (cpu or cuda).
 
@@ -79,8 +80,15 @@ class TorchPeer:
         self._folder.cleanup()
 
     def describe(self) -> dict[str, Any]:
-        """Returns the version of `torch`, the name of the `device`, its `threads`."""
+        """Returns the version of `torch`, the name of the `device`, its `threads`.
+
+        And the version of `timm`, where it is installed.
+        """
         return self._ask(request="describe")
+
+    def count(self, variant: str, image_size: int) -> dict[str, int]:
+        """Returns `num_parameters` of a model and its `multiply_adds` for one image."""
+        return self._ask(request="count", variant=variant, image_size=image_size)
 
     def prepare(self, name: str, job: dict[str, Any]) -> dict[str, Any]:
         """Builds a job and warms it up, which includes compiling.

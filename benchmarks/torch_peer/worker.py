@@ -15,11 +15,15 @@ from typing import Any, TextIO
 import torch  # pyright: ignore[reportMissingImports]
 
 from benchmarks import memory
-from benchmarks.torch_peer.litv2 import VARIANTS, LITv2
+from benchmarks.torch_peer.models import (
+    NUM_CLASSES,
+    count_model,
+    create_model,
+    find_timm,
+)
 from benchmarks.torch_peer.peer import GPU_CONFIGURATIONS
 
 DTYPES = ("float32", "bfloat16")
-NUM_CLASSES = 1000
 WEIGHT_DECAY = 0.05
 # Calls before the first that counts, and those whose memory is looked at.
 WARM_UP = 3
@@ -34,11 +38,10 @@ class Work:
         self.is_rounded = _choose("dtype", job["dtype"], DTYPES) == "bfloat16"
         known = GPU_CONFIGURATIONS
         configuration = _choose("configuration", job["configuration"], known)
-        variant = VARIANTS[_choose("variant", job["variant"], tuple(VARIANTS))]
         work = _choose("work", job["work"], ("forward", "train"))
         self._step = self._train if work == "train" else self._infer
         torch.manual_seed(0)
-        model = LITv2(**variant, num_classes=NUM_CLASSES).to(self.device)
+        model = create_model(job["variant"]).to(self.device)
         size = (job["batch_size"], 3, job["image_size"], job["image_size"])
         self.images = torch.randn(size, device=self.device)
         logits = torch.randn(size[0], NUM_CLASSES, device=self.device)
@@ -150,6 +153,7 @@ def describe() -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if has_gpu else cpu,
         "threads": torch.get_num_threads(),
+        **find_timm(),
     }
 
 
@@ -162,6 +166,8 @@ def answer(request: dict[str, Any], works: dict[str, Work]) -> dict[str, Any]:
             work, reply = prepare(request["job"])
             works[request["name"]] = work
             return reply
+        case "count":
+            return count_model(request["variant"], request["image_size"])
         case "time":
             return measure(works[request["name"]], request["calls"])
         case "profile":

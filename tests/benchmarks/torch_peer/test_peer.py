@@ -102,8 +102,16 @@ def test_a_job_is_timed(peer, changes):
 @needs_torch
 def test_describes_what_it_runs_on(peer):
     description = peer.describe()
-    assert set(description) == {"torch", "device", "threads"}
+    assert set(description) - {"timm"} == {"torch", "device", "threads"}
     assert description["threads"] >= 1
+
+
+@needs_torch
+def test_a_model_is_counted_without_being_run(peer):
+    found = peer.count("litv2_s", 224)
+    assert found["num_parameters"] == 27_844_000
+    # Sampling, norms and activations are not counted.
+    assert found["multiply_adds"] == pytest.approx(3.7e9, rel=0.02)
 
 
 @needs_torch
@@ -180,6 +188,7 @@ def test_the_worker_needs_nothing_of_the_project():
     """Its Python has torch, and maybe not numpy."""
     for name in (
         "torch_peer/worker",
+        "torch_peer/models",
         "torch_peer/litv2",
         "torch_peer/merging",
         "torch_peer/peer",

@@ -1,0 +1,1 @@
+"""Whole backbones: LITv2 beside those of other papers."""
