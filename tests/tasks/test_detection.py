@@ -1,9 +1,6 @@
 """Detection through the one training loop, on drawn shapes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,15 +12,15 @@ import litv2_jax
 from configs import demo_detection
 from litv2_jax import tasks
 from litv2_jax.settings import ConfigError
+from litv2_jax.train import run_command
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.data.detected import Objects, make_record
+from tests.programs import Program
 from tests.tasks.test_segmentation import create, two_devices
 from tests.training.test_faults import last_step, wait_until
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +105,6 @@ def test_a_killed_demo_ends_bit_for_bit_the_same(tmp_path):
         process = start_demo(killed)
         wait_until(lambda: last_step(killed) >= step, process)  # noqa: B023
         process.kill()
-        process.wait()
     assert last_step(killed) < 12
     assert start_demo(killed).wait() == 0
     for kind in ("train", "eval"):
@@ -140,9 +136,8 @@ def start_demo(workdir):
         "optimizer.warmup_epochs": 1.0,
     }
     options = [f"--config.{name}={value}" for name, value in changes.items()]
-    program = [sys.executable, "train.py", "--config=configs/demo_detection.py"]
-    command = [*program, f"--workdir={workdir}", *options]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    recipe = "--config=configs/demo_detection.py"
+    return Program(run_command, recipe, f"--workdir={workdir}", *options)
 
 
 @pytest.mark.slow
