@@ -3,6 +3,7 @@
 With JAX_PLATFORMS=cuda, tests marked `gpu` run on a GPU.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -49,6 +50,10 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 def pytest_collection_modifyitems(items):
     """Skips what is not for GPUs, where tests are to run on one."""
+    # What was imported lives as long as the process: collections need not look at it,
+    # and may be fewer, as tracing makes much garbage and little of it in cycles.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     if ON_CPU:
         return
     reason = "is not marked gpu; it runs on a CPU"

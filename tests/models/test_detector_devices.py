@@ -60,7 +60,9 @@ def compile_for_devices(kind, function):
     return program.compile(compiler_options=options).as_text(), params
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("retinanet", marks=pytest.mark.slow), "mask_rcnn"]
+)
 def test_devices_detect_without_any_exchange(kind):
     def detect(merge, params, images, sizes, _):
         return merge(params).detect(images, sizes, sizes)

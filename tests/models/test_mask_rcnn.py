@@ -228,6 +228,7 @@ def test_crops_are_of_the_image_and_not_of_the_canvas():
         np.testing.assert_allclose(ours, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fused_models_compute_the_same():
     model, reference = model_of("mask_rcnn", "tiny_ws2"), REFERENCES["tiny_ws2"]
     fused = litv2_jax.fuse_for_inference(model)

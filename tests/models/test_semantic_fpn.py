@@ -99,7 +99,11 @@ def test_matches_pytorch(name, shape):
         assert reference.difference(f"{stem}/{key}", array) < TOLERANCE, key
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param("tiny", (2, 96, 128), marks=pytest.mark.slow), *CASES[1:]],
+    ids=str,
+)
 def test_predictions_match_pytorch_at_the_size_of_the_picture(name, shape):
     reference, model = REFERENCES[name], model_of(name)
     stem = "x".join(map(str, shape))
