@@ -17,6 +17,7 @@ from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.tasks.test_segmentation import two_devices
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
+from tests.training.toy import draw_no_curves
 
 
 def digits(data_dir) -> dict:
@@ -51,7 +52,9 @@ def whole(request, tmp_path_factory):
     return run, task, workdir, results
 
 
-def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
+def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path, monkeypatch):
+    # Drawn once already.
+    monkeypatch.setattr("litv2_jax.training.log.draw_curves", draw_no_curves)
     run, task, workdir, results = whole
     with pytest.raises(InterruptedError):
         fit(stop_before(task, 7), run, tmp_path, two_devices())
