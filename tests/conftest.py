@@ -26,10 +26,10 @@ FAST_FLAGS = (
 )
 
 
-def _takes(flag):
-    """Returns whether this version of XLA has a flag; others end the process."""
+def _takes(flags):
+    """Returns whether this version of XLA has all flags; others end the process."""
     command = [sys.executable, "-c", "import jax; jax.devices()"]
-    environment = {**os.environ, "XLA_FLAGS": flag}
+    environment = {**os.environ, "XLA_FLAGS": flags}
     return not subprocess.run(command, env=environment, capture_output=True).returncode
 
 
@@ -39,9 +39,10 @@ IS_FAST = os.environ.get("COMPILE_TESTS_FAST", "1") != "0"
 # Processes of pytest-xdist inherit what the first of them found.
 if ON_CPU and IS_FAST and "PYTEST_XDIST_WORKER" not in os.environ:
     # Read when the first program is compiled, here and in what tests start.
-    os.environ["XLA_FLAGS"] = " ".join(
-        [*filter(_takes, FAST_FLAGS), os.environ.get("XLA_FLAGS", "")]
-    )
+    taken = FAST_FLAGS
+    if not _takes(" ".join(taken)):
+        taken = filter(_takes, taken)
+    os.environ["XLA_FLAGS"] = " ".join([*taken, os.environ.get("XLA_FLAGS", "")])
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

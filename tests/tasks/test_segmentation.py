@@ -169,12 +169,15 @@ def test_training_begins_with_the_backbone_of_a_classifier(
         fit(task, run, tmp_path / "other", two_devices())
 
 
-def test_predict_draws_the_classes_of_any_picture(whole, tmp_path, capsys):
+# Each size of a picture takes a program of its own.
+@pytest.mark.parametrize(
+    "sizes", [[(37, 90)], pytest.param([(37, 90), (420, 301)], marks=pytest.mark.slow)]
+)
+def test_predict_draws_the_classes_of_any_picture(whole, tmp_path, capsys, sizes):
     paths = []
-    for name, size in (("wide", (90, 37)), ("tall", (301, 420))):
-        paths.append(tmp_path / f"{name}.png")
-        rng = np.random.default_rng(0)
-        pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    for number, size in enumerate(sizes, start=1):
+        paths.append(tmp_path / f"{number}.png")
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(paths[-1])
     picture = tmp_path / "out.png"
     arguments = ["--weights", whole[2], "--picture", picture, *paths]
@@ -182,13 +185,14 @@ def test_predict_draws_the_classes_of_any_picture(whole, tmp_path, capsys):
 
     output = capsys.readouterr().out
     shares = [float(s.split("%")[0]) for s in output.splitlines() if "%" in s]
-    assert sum(shares) == pytest.approx(200, abs=0.1)
-    for number in (1, 2):
-        pixels = np.asarray(Image.open(tmp_path / f"out-{number}.png").convert("RGB"))
-        assert pixels.std() > 20
-    names, (drawn,) = predict.segment(whole[2], [Image.open(paths[0])])
+    assert sum(shares) == pytest.approx(100 * len(sizes), abs=0.1)
+    drawn = list(tmp_path.glob("out*.png"))
+    assert len(drawn) == len(sizes)
+    for path in drawn:
+        assert np.asarray(Image.open(path).convert("RGB")).std() > 20
+    names, maps = predict.segment(whole[2], [Image.open(path) for path in paths])
     assert names[:2] == ["background", "circle"]
-    assert drawn.shape == (37, 90)
+    assert [x.shape for x in maps] == sizes
 
 
 def test_a_classifiers_recipe_is_told_which_models_there_are(data_dir):
