@@ -28,7 +28,7 @@ _USERS_OPTIONS = {
     "xla_cpu_use_fusion_emitters": True,
 }
 AS_USERS = {name: x for name, x in _USERS_OPTIONS.items() if compiler._takes(name, x)}
-# For programs that would otherwise take longer to run than to compile.
+# Compiles such programs as would otherwise take much longer to run than to compile.
 OPTIMIZED = {"xla_backend_optimization_level": 3}
 SEED = 2022
 
@@ -100,7 +100,7 @@ def fill(create) -> nnx.Module:
     return module
 
 
-def differentiate(function, module: nnx.Module, *inputs, compiler_options=None):
+def differentiate(function, module: nnx.Module, *inputs):
     """Differentiates `function(module, *inputs) -> (loss, outputs)`, compiled at once.
 
     Returns the outputs, the gradients by PyTorch name and in PyTorch's layouts, those
@@ -109,7 +109,7 @@ def differentiate(function, module: nnx.Module, *inputs, compiler_options=None):
     graphdef, *states = nnx.split(module, nnx.Param, ...)
     params, rest = (nnx.as_pure(state) for state in states)
 
-    @functools.partial(jax.jit, compiler_options=compiler_options)
+    @jax.jit
     def value_and_grad(params, rest, *inputs):
         def run(params, *inputs):
             module = nnx.merge(graphdef, params, rest)

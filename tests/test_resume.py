@@ -15,7 +15,6 @@ from litv2_jax.training.devices import Devices
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
-from tests.tasks.test_segmentation import two_devices
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
 from tests.training.toy import draw_no_curves
 
@@ -40,6 +39,10 @@ def create(config: dict):
     run, rest = RunSettings.split(config)
     task = tasks.create_task(run.task, rest, batch_size=run.batch_size, seed=run.seed)
     return run, task
+
+
+def two_devices() -> Devices:
+    return Devices(jax.devices()[:2])
 
 
 @pytest.fixture(scope="module", params=[digits])

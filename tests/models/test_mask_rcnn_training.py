@@ -28,13 +28,7 @@ from tests.models.test_mask_rcnn import (
 )
 from tests.models.test_retinanet import draw_images
 from tests.ops.test_masks import draw_ellipses, unpack_bits
-from tests.reference import (
-    AS_USERS,
-    OPTIMIZED,
-    Reference,
-    compare_gradients,
-    differentiate,
-)
+from tests.reference import AS_USERS, Reference, compare_gradients, differentiate
 
 # Where samples are given, this sets the masks alone, a quarter: fewer than the 128 of
 # the original, which take long, but more than the positive samples that there are.
@@ -191,9 +185,7 @@ def test_training_matches_pytorch(monkeypatch):
         )
         return sum(x.sum() for x in losses.values()), losses
 
-    losses, grads, _, _ = differentiate(
-        loss_fn, model, images, compiler_options=OPTIMIZED
-    )
+    losses, grads, _, _ = differentiate(loss_fn, model, images)
 
     compare_losses(reference, "train", losses)
     total = sum(float(x.sum()) for x in losses.values())

@@ -90,7 +90,7 @@ def compute_alone(segmenter):
 @pytest.mark.parametrize(
     ("tta", "ratios"),
     [
-        ("none", (1.0,)),
+        pytest.param("none", (1.0,), marks=pytest.mark.slow),
         ("flip", (1.0,)),
         pytest.param("multiscale", RATIOS, marks=pytest.mark.slow),
     ],

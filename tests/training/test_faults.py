@@ -105,15 +105,10 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
     assert_same_end(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("slow", "number"),
-    [
-        pytest.param("data", signal.SIGINT, marks=pytest.mark.slow),
-        ("step", signal.SIGTERM),
-        pytest.param("data", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("step", signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+# Workers take long to start; tests/data/test_workers.py signals them, too.
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", ["data", "step"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_process_group_saves(tmp_path, undisturbed, slow, number):
     """Ctrl-C in a terminal and most schedulers signal the workers as well."""
     process = start(tmp_path, "--workers=2", f"--slow={slow}")
