@@ -51,16 +51,21 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 def pytest_collection_modifyitems(items):
     """Skips what is not for GPUs, where tests are to run on one."""
-    # What was imported lives as long as the process: collections need not look at it,
-    # and may be fewer, as tracing makes much garbage and little of it in cycles.
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
     if ON_CPU:
         return
     reason = "is not marked gpu; it runs on a CPU"
     for item in items:
         if "gpu" not in item.keywords:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish():
+    """Looks for garbage less often: tracing makes much, but little of it in cycles.
+
+    What was imported stays, and need not be looked at.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
