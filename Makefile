@@ -43,16 +43,16 @@ demo-detection: install
 	@echo "Pictures in runs/detection/report: curves.png, predictions.png and frequencies.png"
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-all: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # With the newest of everything, and NNX as it is to become; PYTHON=python3.13.
 test-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager pip -e '.[dev]'
-	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false .venv-newest/bin/python -m pytest -n 2 --dist loadfile -m "not slow"
+	NNX_GRAPH_MODE=false NNX_GRAPH_UPDATES=false .venv-newest/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Parity and speed on the GPUs of this machine; EXTRAS=cuda12 or cuda13 installs JAX's.
 gpu-check: install

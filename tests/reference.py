@@ -28,6 +28,8 @@ _USERS_OPTIONS = {
     "xla_cpu_use_fusion_emitters": True,
 }
 AS_USERS = {name: x for name, x in _USERS_OPTIONS.items() if compiler._takes(name, x)}
+# Compiles such programs as would otherwise take much longer to run than to compile.
+OPTIMIZED = {"xla_backend_optimization_level": 3}
 SEED = 2022
 
 

@@ -16,6 +16,7 @@ from litv2_jax.tasks import (
     segmentation_settings,
 )
 from litv2_jax.training.run_settings import RunSettings
+from tests.reference import mark_slow, read_json
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTORS = [f"litv2_{size}{window}" for size in "smb" for window in ("", "_window4")]
@@ -60,7 +61,12 @@ def read(name, argument):
     return config.to_dict()
 
 
-@pytest.mark.parametrize(("name", "argument"), RECIPES)
+def is_between(recipe):
+    """Whether a recipe differs from a shorter one in its model's sizes alone."""
+    return any(size in str(recipe[1]) for size in ("litv2_m", "litv2_b", "alpha"))
+
+
+@pytest.mark.parametrize(("name", "argument"), mark_slow(RECIPES, is_between))
 def test_every_setting_has_a_reader(name, argument):
     run, rest = RunSettings.split(read(name, argument))
     run.check(num_devices=8)
@@ -96,8 +102,6 @@ def test_unknown_arguments_are_refused(name):
 
 @pytest.mark.parametrize("model", ["litv2_s", "litv2_m", "litv2_b"])
 def test_imagenet_recipes_are_the_published_ones(model):
-    from tests.reference import read_json
-
     recipe = read_json("recipe.json")[model]
     config = read("imagenet", model)
     original = recipe["config"]
@@ -109,8 +113,6 @@ def test_imagenet_recipes_are_the_published_ones(model):
 
 
 def test_the_384_recipe_is_the_published_one():
-    from tests.reference import read_json
-
     recipe = read_json("recipe.json")["litv2_b_384"]
     config = read("imagenet_384", None)
     assert config["epochs"] == recipe["raw_train"]["EPOCHS"]
@@ -180,8 +182,6 @@ def test_every_number_has_bounds(kind):
 @pytest.mark.parametrize("argument", DETECTORS)
 @pytest.mark.parametrize("model", ["retinanet", "mask_rcnn"])
 def test_recipes_of_detectors_are_the_published_ones(model, argument):
-    from tests.reference import read_json
-
     config = read(f"coco_{model}", argument)
     recipes = read_json("dense/recipes.json")[model]
     _, size, *window = argument.split("_")

@@ -4,8 +4,6 @@ import functools
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,8 @@ from flax import nnx
 import convert_torch_weights
 import litv2_jax
 from litv2_jax.convert.torch_file import write_torch_checkpoint
+from litv2_jax.train import run_command
+from tests.programs import Program
 from tests.reference import GOLDEN
 
 ROOT = Path(__file__).parents[1]
@@ -73,9 +73,9 @@ def commands() -> list[list[str]]:
 @pytest.fixture(scope="module")
 def flags_of_train():
     """The flags that train.py says it has."""
-    command = [sys.executable, "train.py", "--config=configs/cifar.py", "--help"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return set(re.findall(r"--(?:\[no\])?([\w-]+)", result.stdout))
+    program = Program(run_command, "--config=configs/cifar.py", "--help")
+    program.wait()
+    return set(re.findall(r"--(?:\[no\])?([\w-]+)", program.stdout))
 
 
 def test_commands_of_train_name_recipes_and_flags_that_exist(flags_of_train):

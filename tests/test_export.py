@@ -71,6 +71,7 @@ def assert_same_logits(model, folder, *batches):
         np.testing.assert_allclose(found["logits"], run(model, images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_features_of_images_of_other_channels_are_exported(tmp_path):
     sizes = {**TINY, "num_classes": 0, "in_chans": 2}
     model = litv2_jax.create_model("litv2_s", rngs=nnx.Rngs(0), **sizes)
@@ -148,6 +149,7 @@ def test_a_detector_is_exported_with_all_that_it_does(tmp_path):
         np.testing.assert_allclose(array, getattr(expected, name), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_exports_converted_weights(tmp_path, capsys):
     convert(FULL, tmp_path / "weights")
     out = tmp_path / "out"

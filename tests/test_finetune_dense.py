@@ -86,12 +86,13 @@ def detection(hub, tmp_path_factory):
     return begin(config, hub, {**SMALL, "num_convs": 1}, **changes)
 
 
-@pytest.mark.parametrize(
-    "name", ["segmentation", pytest.param("detection", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["segmentation", "detection"])
 def test_a_dry_run_says_what_is_new(name, request, monkeypatch):
     one_device = functools.partial(Devices, jax.devices()[:1])
     monkeypatch.setattr("litv2_jax.training.run.Devices", one_device)
+    # The step itself takes long to compile; tests/test_train.py has one of a dry run.
+    step = jax.jit(lambda state, batch, key: (state, {}))
+    monkeypatch.setattr("litv2_jax.training.run.Run.create_step", lambda *_: step)
     run, task = request.getfixturevalue(name)
     facts = describe_run(task, run)
     assert "nly the backbone" in facts
@@ -99,13 +100,12 @@ def test_a_dry_run_says_what_is_new(name, request, monkeypatch):
     assert "learning rate x 0.85" in facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "metric", "classes"),
     [
         ("segmentation", "mIoU", ["floor", "wall", "window"]),
-        pytest.param(
-            *("detection", "box_AP", ["cup", "plate"]), marks=pytest.mark.slow
-        ),
+        ("detection", "box_AP", ["cup", "plate"]),
     ],
 )
 def test_classes_of_ones_own_are_trained_from_a_classifier(

@@ -216,6 +216,7 @@ def test_arrays_of_any_shape_and_name_end_in_a_sentence(tmp_path, arrays, option
     assert len(message) < 200_000
 
 
+@pytest.mark.slow
 def test_refusals_are_printed_without_a_traceback(tmp_path):
     """As a user runs it; the status is 1."""
     path = tmp_path / "x.pth"

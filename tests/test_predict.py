@@ -258,6 +258,7 @@ def test_missing_weights_are_named(tmp_path, photos):
         predict.main(["--weights", str(tmp_path / "absent"), str(photos[0])])
 
 
+@pytest.mark.slow
 def test_runs_as_a_module_and_prints_any_name(tmp_path, photos):
     weights = write_weights(tmp_path / "w", ["\u732b", "fi\nsh", "\udce9"], 3)
     path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg")

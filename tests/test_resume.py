@@ -16,6 +16,7 @@ from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
+from tests.training.toy import draw_no_curves
 
 
 def digits(data_dir) -> dict:
@@ -40,21 +41,27 @@ def create(config: dict):
     return run, task
 
 
+def two_devices() -> Devices:
+    return Devices(jax.devices()[:2])
+
+
 @pytest.fixture(scope="module", params=[digits])
 def whole(request, tmp_path_factory):
-    """A run on eight devices that was never stopped: settings, task, workdir."""
+    """A run on two devices that was never stopped: settings, task, workdir, results."""
     config = request.param(tmp_path_factory.mktemp("data"))
     run, task = create(config)
     workdir = tmp_path_factory.mktemp("whole")
-    results = fit(task, run, workdir)
+    results = fit(task, run, workdir, two_devices())
     return run, task, workdir, results
 
 
-def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
+def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path, monkeypatch):
+    # Drawn once already.
+    monkeypatch.setattr("litv2_jax.training.log.draw_curves", draw_no_curves)
     run, task, workdir, results = whole
     with pytest.raises(InterruptedError):
-        fit(stop_before(task, 7), run, tmp_path)
-    assert fit(task, run, tmp_path) == results
+        fit(stop_before(task, 7), run, tmp_path, two_devices())
+    assert fit(task, run, tmp_path, two_devices()) == results
 
     assert read_rows(tmp_path, "train") == read_rows(workdir, "train")
     shapes = split_state(nnx.eval_shape(lambda: task.build(nnx.Rngs(0))))
@@ -67,11 +74,11 @@ def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 8])
 def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, count):
     """Batch statistics, mixing and dropped paths included, to float32 noise."""
     run, task, workdir, results = whole
-    fewer = fit(task, run, tmp_path, Devices(jax.devices()[:count]))
+    other = fit(task, run, tmp_path, Devices(jax.devices()[:count]))
 
     expected = [row["loss"] for row in read_rows(workdir, "train")]
     losses = [row["loss"] for row in read_rows(tmp_path, "train")]
@@ -79,10 +86,12 @@ def test_any_number_of_devices_gives_the_same_losses(whole, tmp_path, count):
     # The first is of the forward pass alone; Adam magnifies the noise from there on.
     np.testing.assert_allclose(losses[0], expected[0], rtol=1e-6)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
-    assert fewer["loss"] == pytest.approx(results["loss"], rel=1e-3)
+    assert other["loss"] == pytest.approx(results["loss"], rel=1e-3)
 
 
-def test_the_saved_weights_score_what_was_reported(whole):
+def test_the_saved_weights_score_what_was_reported(whole, monkeypatch):
+    # By the program of the run.
+    monkeypatch.setattr("litv2_jax.training.evaluation.Devices", two_devices)
     _, task, workdir, results = whole
     scores = evaluate(task, workdir / "checkpoints" / "8")
     assert scores["top1"] == results["top1"]

@@ -1,25 +1,20 @@
 """What a user meets who starts `train.py`."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from litv2_jax.train import run_command
+from tests.programs import Program
+
 DIGITS = "--config=configs/demo.py:digits"
 
 
-def start(*arguments) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "train.py", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def start(*arguments: object, **environment: str) -> Program:
+    """Returns the program `train.py` after it has ended."""
+    program = Program(run_command, *arguments, **environment)
+    program.wait()
+    return program
 
 
 SMALL = ["--config.data.image_size=32", "--config.model.sizes.embed_dim=8"]
@@ -67,63 +62,23 @@ MISTAKES = [
     ),
 ]
 
-# Imports what train.py imports, which takes seconds, and then forks for each start.
-STARTS = """
-import json, os, sys
-import train
 
-for number, arguments in enumerate(json.load(sys.stdin)):
-    if not (process := os.fork()):
-        sys.argv = ["train.py", *arguments]
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
-            stream.flush()
-            with open(f"{sys.path[0]}/{number}.{name}", "wb") as file:
-                os.dup2(file.fileno(), stream.fileno())
-        train.run_command()
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    print("status", status, flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def answers(tmp_path_factory):
-    """Returns how train.py ends with each mistake, and what it says of it."""
-    folder = tmp_path_factory.mktemp("starts")
-    (folder / "starts.py").write_text(STARTS)
-    result = subprocess.run(
-        [sys.executable, folder / "starts.py"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LITV2_JAX_MIRROR": "disk"}
-        | {"LITV2_JAX_CACHE": str(folder / "absent")},
-        input=json.dumps([arguments for arguments, _ in MISTAKES]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    lines = [line.split() for line in result.stdout.splitlines()]
-    codes = [int(words[1]) for words in lines if words[0] == "status"]
-    errors = [(folder / f"{i}.stderr").read_text() for i in range(len(codes))]
-    return list(zip(codes, errors, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("number", "message"), [(i, message) for i, (_, message) in enumerate(MISTAKES)]
-)
-def test_mistakes_are_answered_with_a_sentence(answers, number, message):
-    code, errors = answers[number]
-    assert code == 1
-    last = errors.strip().splitlines()[-1]
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_mistakes_are_answered_with_a_sentence(tmp_path, arguments, message):
+    environment = {"LITV2_JAX_MIRROR": "disk", "LITV2_JAX_CACHE": str(tmp_path / "x")}
+    program = start(*arguments, **environment)
+    assert program.poll() == 1
+    last = program.stderr.strip().splitlines()[-1]
     assert last.startswith("train.py: ")
     assert message in last
-    assert "Traceback" not in errors
+    assert "Traceback" not in program.stderr
 
 
 def test_a_dry_run_tells_what_a_run_would_take(tmp_path):
     data = f"--config.data.data_dir={tmp_path / 'data'}"
     result = start(DIGITS, "--dry-run", f"--workdir={tmp_path / 'w'}", data, *SMALL)
 
-    assert result.returncode == 0, result.stderr
+    assert result.poll() == 0, result.stderr
     lines = [line for line in result.stdout.splitlines() if "  " in line]
     facts = dict(line.split("  ", 1) for line in lines)
     assert "1,437 images to train on, 360 to evaluate" in facts["data"]
@@ -145,7 +100,7 @@ def test_a_workdir_with_other_settings_is_refused(tmp_path):
     settings = {"seed": 1, "model": {"name": "litv2_b"}}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     result = start(DIGITS, f"--workdir={tmp_path}")
-    assert result.returncode == 1
+    assert result.poll() == 1
     assert "config.model.name was 'litv2_b', is 'litv2_s'" in result.stderr
     assert "config.seed was 1, is 0" in result.stderr
     assert "--change-config" in result.stderr
@@ -161,7 +116,7 @@ def test_a_second_start_compiles_nothing(tmp_path):
     programs = []
     for workdir in ("first", "second"):
         result = start(DIGITS, *options, f"--workdir={tmp_path / workdir}")
-        assert result.returncode == 0, result.stderr
+        assert result.poll() == 0, result.stderr
         programs.append(set((tmp_path / "cache").glob("*/*-cache")))
     assert len(programs[0]) > 3
     assert programs[1] == programs[0]
@@ -169,4 +124,4 @@ def test_a_second_start_compiles_nothing(tmp_path):
     off = start(
         DIGITS, *options, "--no-compilation-cache", f"--workdir={tmp_path / 'x'}"
     )
-    assert off.returncode == 0
+    assert off.poll() == 0

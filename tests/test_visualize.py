@@ -15,6 +15,7 @@ from litv2_jax.models.probes import (
 from litv2_jax.visualize import draw_offsets, main
 from tests.test_convert_torch_weights import FULL, convert
 
+split = jax.jit(split_frequencies)
 SIZES = {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 4)}
 
 
@@ -38,7 +39,7 @@ def checkerboard() -> jax.Array:
 
 
 def test_a_checkerboard_is_in_the_spectrum_of_high_frequencies_alone():
-    outputs = split_frequencies(copying_layer(), checkerboard())
+    outputs = split(copying_layer(), checkerboard())
     spectra = {name: np.asarray(measure_spectrum(x)) for name, x in outputs.items()}
     assert {name: x.shape for name, x in spectra.items()} == {
         "Hi-Fi": (8, 8, 8),
@@ -50,7 +51,7 @@ def test_a_checkerboard_is_in_the_spectrum_of_high_frequencies_alone():
 
 
 def test_a_constant_map_has_no_high_frequency():
-    outputs = split_frequencies(copying_layer(), jnp.ones((2, 8, 8, 16)))
+    outputs = split(copying_layer(), jnp.ones((2, 8, 8, 16)))
     for part in outputs.values():
         spectrum = np.array(measure_spectrum(part))
         np.testing.assert_allclose(spectrum[4, 4], 64, rtol=1e-3)
@@ -69,7 +70,7 @@ def test_a_position_attends_to_averages_like_itself():
         read_low_attention(layer, x, (6, 0))
     # What it says is what the layer does.
     values = jnp.zeros((3, 4)).at[0, 1].set(1.0)
-    out = split_frequencies(layer, x)["Lo-Fi"][0, 1, 3]
+    out = split(layer, x)["Lo-Fi"][0, 1, 3]
     np.testing.assert_allclose(out, (weights[0] * values).sum(), atol=1e-5)
 
 
@@ -80,7 +81,8 @@ def test_samples_are_moved_by_the_offsets(tmp_path):
     # Each tap as (down, right): the first goes two positions up, the last one right.
     merge.offset.bias[...] = jnp.array([-2.0, 0, 0, 0, 0, 0, 0, 1])
     pixels = np.zeros((1, 64, 96, 3), np.uint8)
-    plain, moved = find_samples(model.backbone, jnp.zeros((1, 64, 96, 3)), 2)
+    images = jnp.zeros((1, 64, 96, 3))
+    plain, moved = jax.jit(find_samples, static_argnums=2)(model.backbone, images, 2)
     assert plain.shape == (1, 4, 6, 4, 2)
     # A map of stride 8, whose first position is in the middle of eight pixels.
     np.testing.assert_allclose(plain[0, 1, 0, 3], [3 * 8 + 3.5, 8 + 3.5])

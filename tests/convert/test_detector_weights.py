@@ -129,10 +129,17 @@ def test_other_models_and_sizes_are_refused(kind, published):
             litv2_jax.load_torch_weights(abstract(name, **options), published)
 
 
-def write_with_meta(path, arrays, meta):
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A file as large as the published ones, without the settings of its run."""
+    path = tmp_path_factory.mktemp("large") / "plain.pth"
+    names = read_json("dense/det_names_smb.json")["retinanet_s"]
+    write_torch_checkpoint(path, make_weights(names), "state_dict")
+    return path
+
+
+def write_with_meta(path, plain, meta):
     """Adds what mmcv and mmengine save beside the weights."""
-    plain = path.with_name("plain.pth")
-    write_torch_checkpoint(plain, arrays, "state_dict")
     with zipfile.ZipFile(plain) as source, zipfile.ZipFile(path, "w") as target:
         for item in source.infolist():
             data = source.read(item)
@@ -145,22 +152,18 @@ def write_with_meta(path, arrays, meta):
 
 
 @pytest.mark.parametrize("key", ["exp_name", "experiment_name"])
-def test_the_run_tells_the_windows(key, tmp_path, capsys):
+def test_the_run_tells_the_windows(key, large, tmp_path, capsys):
     """mmdetection 2.x calls it by the first name, 3.x by the second."""
-    names = read_json("dense/det_names_smb.json")["retinanet_s"]
-    arrays = make_weights(names)
     meta = {key: "retinanet_litv2_s_fpn_1x_coco_ws_4.py", "epoch": 12}
-    write_with_meta(tmp_path / "x.pth", arrays, meta)
+    write_with_meta(tmp_path / "x.pth", large, meta)
     convert(tmp_path / "x.pth", tmp_path / "out")
     assert "windows are 4" in capsys.readouterr().out
     model = pretrained.describe(tmp_path / "out")["model"]
     assert model["name"] == "retinanet_litv2_s_window4"
 
 
-def test_unknown_windows_are_announced(tmp_path, capsys):
-    names = read_json("dense/det_names_smb.json")["retinanet_s"]
-    write_torch_checkpoint(tmp_path / "x.pth", make_weights(names), "state_dict")
-    convert(tmp_path / "x.pth", tmp_path / "out")
+def test_unknown_windows_are_announced(large, tmp_path, capsys):
+    convert(large, tmp_path / "out")
     output = capsys.readouterr().out
     assert "Shapes do not tell the windows" in output
     assert "--model retinanet_litv2_s_window4" in output

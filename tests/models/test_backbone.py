@@ -86,11 +86,12 @@ def test_wrong_images_are_refused(images, message):
 def test_rematerialisation_changes_nothing_but_what_is_kept():
     """Neither gradients nor which paths are dropped."""
     config = BackboneConfig(
-        embed_dim=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 4), drop_path_rate=0.5
+        embed_dim=8, depths=(2, 1, 1, 1), num_heads=(1, 1, 2, 4), drop_path_rate=0.9
     )
-    stage = Stage(config, 2, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    # Without attention, to compile less.
+    stage = Stage(config, 0, dtype=jnp.float32, rngs=nnx.Rngs(0))
     stage = nnx.view(stage, deterministic=False)
-    x = jax.random.normal(jax.random.key(0), (8, 6, 6, 32))
+    x = jax.random.normal(jax.random.key(0), (8, 6, 6, 8))
 
     def differentiate(remat):
         graphdef, state = nnx.split(nnx.view(stage, remat=remat))

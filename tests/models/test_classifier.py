@@ -27,17 +27,18 @@ from tests.reference import (
 TINY = Reference("litv2_tiny")
 LARGE = Reference("litv2_models")
 FACTS = read_json("model_facts.json")
-# Beside S with alpha of 0.9 and 0, one tiny model in training and the other as it
-# serves.
+# Beside S with alpha of 0.9 as it serves, one tiny model in training.
 LONG_CASES = {
     "m_224",
     "b_224",
     "b_384",
+    "s_224_a0.0",
     "s_224_a0.2",
     "s_224_a0.4",
     "s_224_a0.5",
     "s_224_a0.7",
     "s_224_a1.0",
+    ("a9", "eval"),
     ("a9", "train"),
     ("a5_ws4", "eval"),
 }

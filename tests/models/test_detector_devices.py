@@ -60,7 +60,9 @@ def compile_for_devices(kind, function):
     return program.compile(compiler_options=options).as_text(), params
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind", [pytest.param("retinanet", marks=pytest.mark.slow), "mask_rcnn"]
+)
 def test_devices_detect_without_any_exchange(kind):
     def detect(merge, params, images, sizes, _):
         return merge(params).detect(images, sizes, sizes)
@@ -69,9 +71,8 @@ def test_devices_detect_without_any_exchange(kind):
     assert list_collectives(text) == []
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("retinanet", marks=pytest.mark.slow), "mask_rcnn"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SMALL)
 def test_gradients_and_losses_are_all_that_training_exchanges(kind):
     def differentiate(merge, params, images, sizes, truths):
         def total(params):

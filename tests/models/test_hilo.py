@@ -18,11 +18,14 @@ LONG_CASES = {
     "root_a0.2",
     "root_a0.4",
     "root_a0.7",
+    "root_nobias_a5",
     "root_ws4_a9",
     "root_12x20_a5",
     "root_12x20_ws4_a4",
     "det_25x38_ws2_a5",
     "det_25x38_ws4_a5",
+    "det_25x38_ws4_a9",
+    "det_24x36_ws4_nopad",
 }
 
 

@@ -18,10 +18,9 @@ from tests.models.detection import (
 from tests.models.test_retinanet import (
     compare_detections,
     detect,
-    detect_by,
     draw_images,
 )
-from tests.reference import Reference
+from tests.reference import OPTIMIZED, Reference
 
 REFERENCES = {
     case: Reference(f"dense/mask_{case}")
@@ -159,7 +158,10 @@ def check_detections(case, is_rescaled, rule):
     images, sizes = make_images(reference)
     original_sizes = find_original_sizes(reference, sizes, is_rescaled)
     model = model_of("mask_rcnn", case)
-    detections = detect_by((rule,), model, images, sizes, original_sizes)[rule]
+    run = jax.jit(
+        functools.partial(type(model).detect, rule=rule), compiler_options=OPTIMIZED
+    )
+    detections = run(model, images, sizes, original_sizes)
     values = reference if rule == "3.2" else OLD
     key = f"{'' if rule == '3.2' else 'mask/'}dets_rescale{int(is_rescaled)}"
     size = tuple(reference[f"dets_rescale{int(is_rescaled)}.0/mask_shape"][1:])
@@ -228,6 +230,7 @@ def test_crops_are_of_the_image_and_not_of_the_canvas():
         np.testing.assert_allclose(ours, alone, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fused_models_compute_the_same():
     model, reference = model_of("mask_rcnn", "tiny_ws2"), REFERENCES["tiny_ws2"]
     fused = litv2_jax.fuse_for_inference(model)

@@ -91,14 +91,12 @@ def compare_losses(reference, stem, losses, class_tolerance=2e-6):
         assert reference.difference(key, value) < tolerance * scale, key
 
 
+# Those of training are compared below, by one of the same programs.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group_size", "is_given"),
-    [
-        (2, True),
-        pytest.param(0, True, marks=pytest.mark.slow),
-        # The own samples are compared below.
-        pytest.param(2, False, marks=pytest.mark.slow),
-    ],
+    # The own samples are compared below.
+    [(2, True), (0, True), (2, False)],
 )
 def test_losses_match_mmdetection(group_size, is_given, monkeypatch):
     """With evenly spaced samples, for the batch of two that a GPU has."""

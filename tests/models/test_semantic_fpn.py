@@ -99,7 +99,11 @@ def test_matches_pytorch(name, shape):
         assert reference.difference(f"{stem}/{key}", array) < TOLERANCE, key
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param("tiny", (2, 96, 128), marks=pytest.mark.slow), *CASES[1:]],
+    ids=str,
+)
 def test_predictions_match_pytorch_at_the_size_of_the_picture(name, shape):
     reference, model = REFERENCES[name], model_of(name)
     stem = "x".join(map(str, shape))
@@ -123,6 +127,8 @@ def test_predictions_match_pytorch_at_the_size_of_the_picture(name, shape):
     assert np.abs(counts - reference[f"{stem}/pred_hist"]).sum() < 1e-3 * classes.size
 
 
+# tests/tasks/test_segmentation.py compares the classes of a run likewise.
+@pytest.mark.slow
 def test_the_class_of_each_pixel_is_where_the_largest_logit_is():
     images = make_dense_images(2, 32, 48)
     sizes, new_sizes = np.array([[32, 48], [20, 30]]), np.array([[70, 90], [40, 60]])
@@ -187,7 +193,9 @@ def test_training_matches_pytorch():
         assert reference.difference(f"{stem}/after/{key}", buffers[key]) < 1e-5, key
 
 
-@pytest.mark.parametrize("variant", ["s", "m", "b"])
+@pytest.mark.parametrize(
+    "variant", ["s", pytest.param("m", marks=pytest.mark.slow), "b"]
+)
 def test_parameters_and_flops_are_the_published_ones(variant):
     facts = read_json("dense/semfpn_counts.json")[variant]
     name = f"semantic_fpn_litv2_{variant}"

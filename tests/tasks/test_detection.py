@@ -1,9 +1,6 @@
 """Detection through the one training loop, on drawn shapes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,15 +12,15 @@ import litv2_jax
 from configs import demo_detection
 from litv2_jax import tasks
 from litv2_jax.settings import ConfigError
+from litv2_jax.train import run_command
 from litv2_jax.training.evaluation import evaluate
 from litv2_jax.training.loop import fit
 from litv2_jax.training.run_settings import RunSettings
 from tests.data.detected import Objects, make_record
-from tests.tasks.test_segmentation import create, two_devices
+from tests.programs import Program
+from tests.tasks.test_segmentation import create, one_device
 from tests.training.test_faults import last_step, wait_until
 from tests.training.test_loop import InterruptedError, read_rows, stop_before
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +53,10 @@ def recipe(data_dir, *, model="retinanet_litv2_s", **changes) -> dict:
 
 @pytest.fixture(scope="module")
 def whole(data_dir, tmp_path_factory):
-    """A run on two devices that was never stopped: settings, task, workdir."""
+    """A run on one device that was never stopped: settings, task, workdir."""
     run, task = create(recipe(data_dir))
     workdir = tmp_path_factory.mktemp("whole")
-    results = fit(task, run, workdir, two_devices())
+    results = fit(task, run, workdir, one_device())
     return run, task, workdir, results
 
 
@@ -67,8 +64,8 @@ def whole(data_dir, tmp_path_factory):
 def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
     run, task, workdir, results = whole
     with pytest.raises(InterruptedError):
-        fit(stop_before(task, 4), run, tmp_path, two_devices())
-    assert fit(task, run, tmp_path, two_devices()) == results
+        fit(stop_before(task, 4), run, tmp_path, one_device())
+    assert fit(task, run, tmp_path, one_device()) == results
     assert read_rows(tmp_path, "train") == read_rows(workdir, "train")
 
 
@@ -76,7 +73,7 @@ def test_the_saved_weights_score_what_was_reported(
     whole, tmp_path, capsys, monkeypatch
 ):
     # By the program of the run.
-    monkeypatch.setattr("litv2_jax.training.evaluation.Devices", two_devices)
+    monkeypatch.setattr("litv2_jax.training.evaluation.Devices", one_device)
     _, task, workdir, results = whole
     scores = evaluate(task, workdir / "checkpoints" / "4", tmp_path)
     assert scores["box_AP"] == results["box_AP"]
@@ -108,7 +105,6 @@ def test_a_killed_demo_ends_bit_for_bit_the_same(tmp_path):
         process = start_demo(killed)
         wait_until(lambda: last_step(killed) >= step, process)  # noqa: B023
         process.kill()
-        process.wait()
     assert last_step(killed) < 12
     assert start_demo(killed).wait() == 0
     for kind in ("train", "eval"):
@@ -140,9 +136,8 @@ def start_demo(workdir):
         "optimizer.warmup_epochs": 1.0,
     }
     options = [f"--config.{name}={value}" for name, value in changes.items()]
-    program = [sys.executable, "train.py", "--config=configs/demo_detection.py"]
-    command = [*program, f"--workdir={workdir}", *options]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    recipe = "--config=configs/demo_detection.py"
+    return Program(run_command, recipe, f"--workdir={workdir}", *options)
 
 
 @pytest.mark.slow
@@ -150,7 +145,7 @@ def test_masks_are_learned_and_scored_in_bfloat16(data_dir, tmp_path):
     changes = {"model.dtype": "bfloat16", "epochs": 1.0, "batch_size": 2}
     changes |= {"data.train_split": "train[:2]", "data.eval_split": "test[:2]"}
     run, task = create(recipe(data_dir, model="mask_rcnn_litv2_s", **changes))
-    results = fit(task, run, tmp_path, two_devices())
+    results = fit(task, run, tmp_path, one_device())
     (row,) = read_rows(tmp_path, "train")
     names = {"rpn_class_loss", "rpn_box_loss", "class_loss", "box_loss", "mask_loss"}
     assert names <= set(row)

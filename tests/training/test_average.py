@@ -53,6 +53,13 @@ def whole(tmp_path_factory):
     return workdir, fit_on_one(Toy(), toy_run(ema_decay=0.9), workdir)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The workdir and the results of the same run without averages."""
+    workdir = tmp_path_factory.mktemp("plain")
+    return workdir, fit_on_one(Toy(), toy_run(), workdir)
+
+
 def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
     run = toy_run(ema_decay=0.9)
     with pytest.raises(InterruptedError):
@@ -64,7 +71,7 @@ def test_resuming_equals_never_stopping_bit_for_bit(whole, tmp_path):
         np.testing.assert_array_equal(array, theirs[name])
 
 
-def test_the_averages_are_what_is_evaluated_and_served(whole):
+def test_the_averages_are_what_is_evaluated_and_served(whole, plain):
     workdir, results = whole
     arrays = read(workdir / "checkpoints" / "12")
     name = "params/head/kernel"
@@ -72,11 +79,10 @@ def test_the_averages_are_what_is_evaluated_and_served(whole):
     scores = evaluate(Toy(), workdir / "checkpoints" / "12")
     assert scores["loss"] == pytest.approx(results["loss"], rel=1e-6)
     # Training is the same with and without.
-    plain = workdir / "plain"
-    other = fit_on_one(Toy(), toy_run(), plain)
-    assert read_rows(plain, "train") == read_rows(workdir, "train")
+    without, other = plain
+    assert read_rows(without, "train") == read_rows(workdir, "train")
     assert other["loss"] != pytest.approx(results["loss"], rel=1e-4)
-    trained = {k.removeprefix("model/"): x for k, x in read_plain(plain).items()}
+    trained = {k.removeprefix("model/"): x for k, x in read_plain(without).items()}
     np.testing.assert_array_equal(trained[name], arrays[f"trained/{name}"])
 
 
@@ -87,7 +93,9 @@ def read_plain(workdir):
 
 
 @pytest.mark.parametrize(("before", "after"), [(0.0, 0.9), (0.9, 0.0)])
-def test_averages_may_begin_and_end_with_a_start(tmp_path, capsys, before, after):
+def test_averages_may_begin_and_end_with_a_start(
+    tmp_path, capsys, plain, before, after
+):
     with pytest.raises(InterruptedError):
         fit_on_one(stop_before(Toy(), 6), toy_run(ema_decay=before), tmp_path)
     old = read(tmp_path / "checkpoints" / "4")
@@ -98,9 +106,6 @@ def test_averages_may_begin_and_end_with_a_start(tmp_path, capsys, before, after
     assert ("trained/params/head/kernel" in new) == bool(after)
     assert ("trained/params/head/kernel" in old) == bool(before)
     # The weights went on from those that were trained, not from the averages.
-    plain = tmp_path / "plain"
-    fit_on_one(Toy(), toy_run(), plain)
     part = "trained" if after else "model"
-    np.testing.assert_array_equal(
-        new[f"{part}/params/head/kernel"], read_plain(plain)["model/params/head/kernel"]
-    )
+    expected = read_plain(plain[0])["model/params/head/kernel"]
+    np.testing.assert_array_equal(new[f"{part}/params/head/kernel"], expected)

@@ -13,6 +13,7 @@ from benchmarks.collectives import add_up_bytes, list_collectives
 from configs import imagenet
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.run import Run
+from tests.reference import mark_slow
 from tests.tasks import test_detection, test_segmentation
 from tests.test_resume import create, digits
 
@@ -54,6 +55,7 @@ def detection(data_dir: Path) -> dict[str, Any]:
 # A function from a folder to a recipe; `tests/models/test_detector_devices.py` has the
 # gradients of detectors.
 RECIPES = {"classification": classification, "segmentation": segmentation}
+NAMES = mark_slow(RECIPES, lambda name: name == "segmentation")
 
 # What a recipe may do to save memory, and statistics of two devices' images each.
 PARTS = {"accumulation_steps": 2, "remat": "blocks", "batch_norm_group_size": 4}
@@ -114,9 +116,7 @@ def count_bytes(tree: Any) -> int:
 @pytest.mark.parametrize(
     "changes", [{}, pytest.param(PARTS, marks=pytest.mark.slow)], ids=["whole", "parts"]
 )
-@pytest.mark.parametrize(
-    "name", ["classification", pytest.param("segmentation", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_training_exchanges_gradients_and_statistics_alone(start, name, changes):
     run = start(name, **changes)
     exchanged = list_collectives(compile_train_step(run))
@@ -131,7 +131,7 @@ def test_training_exchanges_gradients_and_statistics_alone(start, name, changes)
 
 
 @pytest.mark.parametrize(
-    "name", [*RECIPES, pytest.param("detection", marks=pytest.mark.slow)]
+    "name", [*NAMES, pytest.param("detection", marks=pytest.mark.slow)]
 )
 def test_evaluation_exchanges_nothing_but_its_scores(start, name):
     run = start(name)
@@ -161,7 +161,7 @@ def has_batch(aval: Any) -> bool:
     return any(size % PRIME == 0 for size in getattr(aval, "shape", ()))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_of_rounded_models_are_summed_in_float32(start, name):
     """XLA sums over devices in the type that a product or sum has on each of them."""
     run = start(name, batch_size=8 * PRIME, dtype="bfloat16")

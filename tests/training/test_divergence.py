@@ -98,6 +98,7 @@ LONG_WAYS = {
     "half precision overflows",
     "the rate becomes infinite",
     "the rate ends as no number",
+    "the decay explodes",
 }
 
 

@@ -4,38 +4,26 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import chex
 import pytest
 
-from tests.training.run_toy import HIDDEN, NUM_STEPS
+from tests.programs import Program
+from tests.training.run_toy import HIDDEN, NUM_STEPS, main
 from tests.training.test_loop import read_rows, read_weights
 from tests.training.toy import Toy
 
-ROOT = Path(__file__).parents[2]
+
+def start(workdir: Path, *arguments: str) -> Program:
+    return Program(main, workdir, *arguments)
 
 
-def start(workdir: Path, *arguments: str) -> subprocess.Popen:
-    program = [sys.executable, "-m", "tests.training.run_toy"]
-    command = [*program, str(workdir), *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A process group of its own, as a terminal or a scheduler gives it.
-        start_new_session=True,
-    )
-
-
-def wait_until(condition, process: subprocess.Popen) -> None:
+def wait_until(condition, process: Program) -> None:
     deadline = time.monotonic() + 120
     while not condition():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.stderr
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -79,7 +67,6 @@ def test_killed_runs_end_bit_for_bit_the_same(tmp_path, undisturbed):
         else:
             wait_until(lambda: is_saving(tmp_path), process)
         process.kill()
-        process.communicate()
         reached.append(last_step(tmp_path))
     assert reached[-1] < NUM_STEPS
     assert start(tmp_path).wait() == 0
@@ -90,14 +77,12 @@ def test_a_run_that_is_asked_to_stop_saves_within_seconds(tmp_path, undisturbed)
     process = start(tmp_path)
     wait_until(lambda: last_step(tmp_path) >= 7, process)
     asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    message = process.communicate()[1]
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 143
     assert time.monotonic() - asked < 10
     step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert process.returncode == 143
-    assert (
-        f"Stopped as asked, with a checkpoint of step {step} of {NUM_STEPS}." in message
-    )
+    told = f"Stopped as asked, with a checkpoint of step {step} of {NUM_STEPS}."
+    assert told in process.stderr
     assert step >= last_step(tmp_path) >= 7
     assert start(tmp_path).wait() == 0
     assert_same_end(tmp_path, undisturbed)
@@ -107,13 +92,11 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
     process = start(tmp_path)
     wait_until(lambda: (tmp_path / "checkpoints" / "6").exists(), process)
     process.kill()
-    process.communicate()
     before = {path.name for path in (tmp_path / "checkpoints").iterdir()}
 
     process = start(tmp_path, "--largest-file=200000")
-    message = process.communicate()[1].strip().splitlines()[-1]
-
-    assert process.returncode == 1
+    assert process.wait() == 1
+    message = process.stderr.strip().splitlines()[-1]
     assert "CheckpointError: A checkpoint could not be written to" in message
     assert "File too large" in message
     after = {path.name for path in (tmp_path / "checkpoints").iterdir()}
@@ -122,15 +105,10 @@ def test_a_disk_that_is_full_is_named_and_spares_what_is_there(tmp_path, undistu
     assert_same_end(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize(
-    ("slow", "number"),
-    [
-        pytest.param("data", signal.SIGINT, marks=pytest.mark.slow),
-        ("step", signal.SIGTERM),
-        pytest.param("data", signal.SIGTERM, marks=pytest.mark.slow),
-        pytest.param("step", signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+# Workers take long to start; tests/data/test_workers.py signals them, too.
+@pytest.mark.slow
+@pytest.mark.parametrize("slow", ["data", "step"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_process_group_saves(tmp_path, undisturbed, slow, number):
     """Ctrl-C in a terminal and most schedulers signal the workers as well."""
     process = start(tmp_path, "--workers=2", f"--slow={slow}")
@@ -142,11 +120,10 @@ def test_a_signal_to_the_process_group_saves(tmp_path, undisturbed, slow, number
             before = last_step(tmp_path)
             time.sleep(2)
 
-    os.killpg(process.pid, number)
-    message = process.communicate(timeout=60)[1]
+    process.signal_all(number)
 
-    assert process.returncode == 143, message
-    assert "Stopped as asked, with a checkpoint of step" in message
+    assert process.wait(60) == 143, process.stderr
+    assert "Stopped as asked, with a checkpoint of step" in process.stderr
     step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert step >= last_step(tmp_path) >= 4
     if slow == "step" and number == signal.SIGINT:
@@ -170,10 +147,9 @@ class TwoProcesses:
     def end(self) -> list[str]:
         """Returns what they wrote; they have to fail within a minute."""
         began = time.monotonic()
-        messages = [process.communicate(timeout=60)[1] for process in self.processes]
+        assert all(process.wait(60) for process in self.processes)
         assert time.monotonic() - began < 60
-        assert all(process.returncode not in (0, None) for process in self.processes)
-        return messages
+        return [process.stderr for process in self.processes]
 
 
 @pytest.mark.slow

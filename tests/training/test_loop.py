@@ -75,7 +75,7 @@ def whole(finished):
     "step",
     [
         pytest.param(3, marks=pytest.mark.slow),
-        5,
+        pytest.param(5, marks=pytest.mark.slow),
         7,
         pytest.param(12, marks=pytest.mark.slow),
     ],

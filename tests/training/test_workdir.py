@@ -18,6 +18,7 @@ from litv2_jax.training import workdir as workdir_module
 from litv2_jax.training.devices import Devices
 from litv2_jax.training.loop import fit
 from litv2_jax.training.workdir import RunConfig, check_place, locked
+from tests.reference import mark_slow
 from tests.training.test_loop import InterruptedError, Wrapper, read_rows, stop_before
 from tests.training.toy import Toy, toy_run
 
@@ -190,18 +191,29 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     assert not (tmp_path / "no_checkpoint_yet").exists()
 
 
-@pytest.mark.parametrize(
-    "line", ['{"step": 2, "ki', '{"kind": "train"}', "[1]", "\xff", '{"step": "x"}']
-)
-def test_a_damaged_line_of_the_log_is_named_unless_it_is_the_last(tmp_path, line):
+DAMAGED = ['{"step": 2, "ki', '{"kind": "train"}', "[1]", "\xff", '{"step": "x"}']
+
+
+def stop_and_read_log(workdir):
+    """Returns the lines of the log of a run that was stopped after step 5."""
     with pytest.raises(InterruptedError):
-        fit_on_one(stop_before(Toy(), 6), toy_run(), tmp_path)
+        fit_on_one(stop_before(Toy(), 6), toy_run(), workdir)
+    return (workdir / "metrics.jsonl").read_text().splitlines()
+
+
+def test_a_damaged_line_of_the_log_is_named(tmp_path):
+    lines = stop_and_read_log(tmp_path)
+    for line in DAMAGED:
+        damaged = "\n".join([*lines[:1], line, *lines[2:]])
+        (tmp_path / "metrics.jsonl").write_bytes(damaged.encode("latin-1"))
+        with pytest.raises(ConfigError, match="Line 2 of .*metrics.jsonl is damaged"):
+            fit_on_one(Toy(), toy_run(), tmp_path)
+
+
+@pytest.mark.parametrize("line", mark_slow(DAMAGED, lambda line: line != DAMAGED[0]))
+def test_a_damaged_last_line_of_the_log_is_dropped(tmp_path, line):
+    lines = stop_and_read_log(tmp_path)
     path = tmp_path / "metrics.jsonl"
-    lines = path.read_text().splitlines()
-    damaged = [*lines[:1], line, *lines[2:]]
-    path.write_bytes("\n".join(damaged).encode("latin-1"))
-    with pytest.raises(ConfigError, match="Line 2 of .*metrics.jsonl is damaged"):
-        fit_on_one(Toy(), toy_run(), tmp_path)
     path.write_bytes("\n".join([*lines, line]).encode("latin-1"))
     fit_on_one(Toy(), toy_run(epochs=1.5), tmp_path)
     assert [row["step"] for row in read_rows(tmp_path, "train")] == [*range(1, 7)]

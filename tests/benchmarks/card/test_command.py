@@ -61,6 +61,7 @@ def test_the_page_has_a_table_for_each_part(tmp_path):
     assert "## Parity\n\n|  | passed |\n| --- | --- |\n| tests | 202 |" in text
 
 
+@pytest.mark.slow
 def test_tests_that_fail_are_counted_and_kept(tmp_path, monkeypatch):
     path = tmp_path / "test_it.py"
     path.write_text(

@@ -43,6 +43,7 @@ def test_forward_returns_logits_of_every_image():
     assert jax.eval_shape(function, *arguments).shape == (3, 1000)
 
 
+@pytest.mark.slow
 def test_updates_go_on_from_the_last():
     # Without attention, to compile less.
     sizes = {**SIZES, "window_sizes": (0, 0, 0, 0)}

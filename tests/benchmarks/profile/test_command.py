@@ -45,6 +45,7 @@ def test_kinds_are_those_of_what_runs():
     }
 
 
+@pytest.mark.slow
 def test_a_model_multiplies_most():
     case = Case("litv2_s", "forward", 2, 64, "float32", SIZES)
     times = profile.profile(PreparedWork(case), calls=2)
