@@ -68,15 +68,14 @@ def draw_accuracy(path: Path) -> Path:
     """
     rows, run = results.read_json(path)
     parts = list(dict.fromkeys(row.part for row in rows))
-    width = 8 * len(parts)
-    figure = Figure(figsize=(width, 5.5), layout="constrained")
+    figure = Figure(figsize=(8 * len(parts), 6), layout="constrained")
     all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, part in zip(all_axes, parts, strict=True):
         _draw_accuracy(axes, [row for row in rows if row.part == part])
         axes.set_title(part)
     all_axes[0].set_ylabel("top-1 accuracy on ImageNet as published, %")
     title = f"{run['device']}: {run['cpu']}, {run['cores']} cores"
-    return _finish(figure, path, title, int(width / NAME_WIDTH))
+    return _finish(figure, path, title, 2 * len(parts))
 
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:
