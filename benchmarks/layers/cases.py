@@ -163,9 +163,11 @@ def create_layer_norm(arrays: Arrays, side: int, channels: int) -> Case:
 
 
 def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> Case:
-    """A whole model as `fuse_for_inference` leaves it, and as it was."""
+    """A model as `fuse_for_inference` leaves it, of the whole batch, and as it was."""
     model = create_model("litv2_s", rngs=nnx.Rngs(0), dtype=arrays.dtype, **sizes)
-    fused_graph, fused = nnx.split(fuse_for_inference(model))
+    fused_model = fuse_for_inference(model)
+    fused_graph, fused = nnx.split(fused_model)
+    whole_graph = nnx.split(nnx.view(fused_model, images_at_once=0))[0]
     plain_graph, plain = nnx.split(model)
     # Weights are arguments: the compiler would compute with constants. Each
     # implementation ignores those of the other.
@@ -173,7 +175,10 @@ def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> C
         "fused": Implementation(
             lambda fused, plain, x: nnx.merge(fused_graph, fused)(x)
         ),
-        "as it is": Implementation(
+        "whole batch at once": Implementation(
+            lambda fused, plain, x: nnx.merge(whole_graph, fused)(x)
+        ),
+        "as it was": Implementation(
             lambda fused, plain, x: nnx.merge(plain_graph, plain)(x)
         ),
     }

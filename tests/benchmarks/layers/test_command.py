@@ -54,8 +54,11 @@ def test_the_command_measures_every_implementation(tmp_path, capsys):
         "Lo-Fi": ["9 x 5 x 2 heads: padded", "9 x 5 x 2 heads: plain"],
         "product": ["3 x 3 x 8, to 6: flat", "3 x 3 x 8, to 6: autodiff"],
         "LayerNorm": [f"3 x 3 x 8: {name}" for name in ("matmul", "sum", "flax")],
-        "fused inference": ["litv2_s, 32 x 32: fused", "litv2_s, 32 x 32: as it is"],
-        "RandAugment": ["32 x 32: in use"],
+        "fused inference": [
+            f"litv2_s, 32 x 32: {name}"
+            for name in ("fused", "whole batch at once", "as it was")
+        ],
+        "RandAugment": ["32 x 32: scatter", "32 x 32: product"],
         "erasing": ["32 x 32: in use"],
         "NMS": ["20 boxes: in use"],
         "RoIAlign": ["3 boxes: in use"],
