@@ -16,6 +16,7 @@ FOLDERS = ("tests/ops", "tests/models")
 REHEARSAL = ("tests/ops/test_layer_norm.py",)
 # Each process has a context on the GPU.
 MOST_PROCESSES = 8
+SECONDS_TO_END = 30
 # Choosing the fastest kernels takes longer than all tests.
 _ON_GPU = {"JAX_PLATFORMS": "cuda", "XLA_FLAGS": "--xla_gpu_autotune_level=0"}
 _COUNTS = re.compile(r"(\d+) (passed|failed|skipped|error)")
@@ -41,8 +42,7 @@ class ParityTests:
         try:
             output, _ = self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGINT)
-            output, _ = self._process.communicate()
+            output = self._interrupt()
         log.write_text(output)
         last = next((x for x in reversed(output.splitlines()) if "passed" in x), "")
         counts = {name: int(n) for n, name in _COUNTS.findall(last)}
@@ -54,8 +54,17 @@ class ParityTests:
     def stop(self) -> None:
         """Ends the tests, if they have not been waited for."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
-            self._process.communicate()
+            self._interrupt()
+
+    def _interrupt(self) -> str:
+        """Has pytest end with a summary, and returns what it said."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.communicate(timeout=SECONDS_TO_END)[0]
+        except subprocess.TimeoutExpired:
+            # Programs that a shell starts in the background ignore the signal.
+            self._process.kill()
+            return self._process.communicate()[0]
 
 
 def start(is_rehearsal: bool) -> ParityTests:

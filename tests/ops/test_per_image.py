@@ -136,6 +136,7 @@ def run(batch):
     return boxes, of_anchors, samples, losses, grads
 
 
+@pytest.mark.slow
 def test_devices_keep_to_their_images_forward_and_backward():
     batch = make_batch()
     sharded = jax.device_put(batch, Devices().batch_sharding)

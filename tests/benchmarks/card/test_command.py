@@ -77,11 +77,18 @@ def test_tests_that_fail_are_counted_and_kept(tmp_path, monkeypatch):
     assert "assert 1 == 2" in (tmp_path / "log.txt").read_text()
 
 
-def test_tests_that_nobody_waits_for_end():
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with subprocess.Popen(sleep, stdout=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("ignored", [False, True])
+def test_tests_that_nobody_waits_for_end(monkeypatch, ignored):
+    monkeypatch.setattr(parity, "SECONDS_TO_END", 1)
+    handler = "SIG_IGN" if ignored else "SIG_DFL"
+    code = f"import signal, time; signal.signal(signal.SIGINT, signal.{handler})"
+    code += "; print('ready', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
         parity.ParityTests(process).stop()
-        assert process.poll() == -signal.SIGINT
+        assert process.poll() == -(signal.SIGKILL if ignored else signal.SIGINT)
 
 
 def test_files_with_tests_for_gpus_are_found():
