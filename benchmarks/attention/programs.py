@@ -95,8 +95,9 @@ def run_measuring_memory(program: Program) -> int:
     """Runs a program for the first time and returns the bytes that it needs.
 
     On a CPU, XLA hands attention of two maps and more to kernels of YNNPACK, whose own
-    temporaries it does not know: for MSA on four maps of 56 x 56 it says 0.28 GB, where
-    the process grows by 3.8. So under Linux the growth counts where it is more.
+    temporaries it does not know before jax 0.11: for MSA on four maps of 56 x 56 it
+    says 0.28 GB, where the process grows by 3.8. So under Linux the growth counts where
+    it is more.
     """
     with PeakMemory() as memory:
         program.run()
