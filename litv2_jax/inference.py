@@ -30,7 +30,6 @@ from litv2_jax.weights import save_pretrained
 
 _BATCH_SIZE = 16
 
-
 # Compiled programs to keep, one for each size of images.
 _MAX_PROGRAMS = 8
 

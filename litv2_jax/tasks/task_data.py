@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from litv2_jax.data.smaller_names import find_original
 from litv2_jax.data.sources import Source, check_same_classes
 from litv2_jax.data.unreadable import UnreadableRecords
 from litv2_jax.settings import ConfigError
@@ -92,11 +93,10 @@ def find_sizes(name: str) -> tuple[int, int, int]:
     Raises:
         ConfigError: If the package does not know it.
     """
-    # Of `litv2_jax.prepare imagenet2012 --short-side 400`, for one.
-    name = name.partition("_short")[0]
-    if name not in _SIZES:
+    original, _ = find_original(name) or (name, 0)
+    if original not in _SIZES:
         raise ConfigError(
             f"The size of the data set {name} is only known once it is opened; without "
             f"data there can be a task for {', '.join(_SIZES)}."
         )
-    return _SIZES[name]
+    return _SIZES[original]

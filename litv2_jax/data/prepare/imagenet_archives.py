@@ -18,6 +18,7 @@ from tensorflow_datasets.datasets.imagenet2012 import (
 )
 
 from litv2_jax.data.prepare.smaller_images import QUALITY, shrink_all
+from litv2_jax.data.smaller_names import name_smaller
 from litv2_jax.settings import ConfigError, Range
 
 _TRAIN, _VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -96,7 +97,7 @@ class Imagenet2012(official.Builder, skip_registration=True):
         self._allow_partial = allow_partial
         self._short_side = short_side
         if short_side:
-            self.name = f"{self.name}_short{short_side}"  # pyright: ignore
+            self.name = name_smaller(self.name, short_side)  # pyright: ignore
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 import litv2_jax.data.prepare.ade20k
 import litv2_jax.data.prepare.digits
 import litv2_jax.data.prepare.shapes  # noqa: F401
+from litv2_jax.data.smaller_names import find_original
 from litv2_jax.data.sources.tfrecord import TfRecordFiles
 from litv2_jax.data.unreadable import UnreadableImageError
 from litv2_jax.paths import expand_path
@@ -213,8 +214,8 @@ def _find_builder(name: str, data_dir: str, **options: Any) -> Any:
     try:
         return tfds.builder(name, data_dir=place, **options)
     except tfds.core.DatasetNotFoundError:
-        base, _, side = name.partition("_short")
-        if base == "imagenet2012" and side.isdigit():
+        if original := find_original(name):
+            base, side = original
             raise ConfigError(
                 f"config.data.name is {name}, which is not prepared in "
                 f"{place or 'the folder of TFDS'}: `python -m litv2_jax.prepare {base} "

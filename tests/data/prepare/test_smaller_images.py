@@ -108,3 +108,5 @@ def test_runs_without_data_know_the_size_of_the_smaller_images():
     assert find_sizes("imagenet2012_short400") == find_sizes("imagenet2012")
     with pytest.raises(ConfigError, match="The size of the data set photos"):
         find_sizes("photos")
+    with pytest.raises(ConfigError, match="The size of the data set my_shorts"):
+        find_sizes("my_shorts")
