@@ -1,8 +1,8 @@
 """Draws results as a PNG beside the JSON file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,13 +42,8 @@ def draw_bars(path: Path) -> Path:
     parts = list(dict.fromkeys(row.part for row in rows if row.quantity == "ms"))
     width = 4.2 * len(parts)
     figure = Figure(figsize=(width, 4.2), layout="constrained")
-    all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
-    for axes, part in zip(all_axes, parts, strict=True):
-        _draw_bars(axes, [row for row in rows if row.part == part])
-        axes.set_title(part)
-    all_axes[0].set_ylabel("images per second")
-    title = f"{run['device']}: {run['cpu']}, {run['cores']} cores"
-    return _finish(figure, path, title, int(width / NAME_WIDTH))
+    _draw_parts(figure, rows, parts, _draw_bars, "images per second")
+    return _finish(figure, path, _name_machine(run), int(width / NAME_WIDTH))
 
 
 def draw_lines(path: Path, panels: Sequence[Panel], title: str) -> Path:
@@ -69,13 +64,28 @@ def draw_accuracy(path: Path) -> Path:
     rows, run = results.read_json(path)
     parts = list(dict.fromkeys(row.part for row in rows))
     figure = Figure(figsize=(8 * len(parts), 6), layout="constrained")
+    label = "top-1 accuracy on ImageNet as published, %"
+    _draw_parts(figure, rows, parts, _draw_accuracy, label)
+    return _finish(figure, path, _name_machine(run), 2 * len(parts))
+
+
+def _draw_parts(
+    figure: Figure,
+    rows: Sequence[Row],
+    parts: Sequence[str],
+    draw: Callable[[Axes, Sequence[Row]], None],
+    label: str,
+) -> None:
+    """Draws the rows of each part beside each other, and labels the vertical axis."""
     all_axes = figure.subplots(1, len(parts), squeeze=False)[0]
     for axes, part in zip(all_axes, parts, strict=True):
-        _draw_accuracy(axes, [row for row in rows if row.part == part])
+        draw(axes, [row for row in rows if row.part == part])
         axes.set_title(part)
-    all_axes[0].set_ylabel("top-1 accuracy on ImageNet as published, %")
-    title = f"{run['device']}: {run['cpu']}, {run['cores']} cores"
-    return _finish(figure, path, title, 2 * len(parts))
+    all_axes[0].set_ylabel(label)
+
+
+def _name_machine(run: Mapping[str, Any]) -> str:
+    return f"{run['device']}: {run['cpu']}, {run['cores']} cores"
 
 
 def _draw_accuracy(axes: Axes, rows: Sequence[Row]) -> None:

@@ -29,7 +29,6 @@ DETECTION = list_models("detection")
 # Height and width of a canvas for an image of COCO.
 DETECTION_SIZE = (800, 1344)
 WORK = ("forward", "train")
-DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +159,16 @@ def create_step(case: Case) -> tuple[Any, tuple[Any, ...]]:
     run = create_run(case)
     arguments = run.create_state(), draw_batch(case), jax.random.key(0)
     return run.create_step(None), arguments
+
+
+def rand_augment_options() -> dict[str, Any]:
+    """Returns what ImageNet's recipe gives RandAugment, on the device and the host."""
+    augment: Any = imagenet.get_config().augment
+    return {
+        "magnitude": augment.randaugment_magnitude,
+        "magnitude_std": augment.randaugment_std,
+        "num_layers": augment.randaugment_layers,
+    }
 
 
 def draw_batch(case: Case) -> dict[str, jax.Array]:

@@ -52,6 +52,7 @@ from benchmarks.attention.programs import (
 from benchmarks.plot import Panel
 from benchmarks.results import Row
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.settings import DTYPES
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 PARTS = ("published", "fair", "settings", "resolution")
@@ -106,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[14, 28, 56],
         help="sides of the maps that grow",
     )
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument(
         "--output",
         type=Path,

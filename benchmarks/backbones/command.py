@@ -35,10 +35,11 @@ from benchmarks.model.command import (
     prepare_peer,
     take_turns,
 )
-from benchmarks.programs import DTYPES, Case
+from benchmarks.programs import Case
 from benchmarks.results import Row
 from benchmarks.torch_peer.peer import GPU_CONFIGURATIONS, TorchPeer
 from benchmarks.work import PreparedWork, describe_model
+from litv2_jax.settings import DTYPES
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 IMAGE_SIZE = 224
@@ -197,9 +198,7 @@ class Contest:
         facts: Mapping[str, float | None],
     ) -> list[Row]:
         part, batch_size = self._case.part, self._case.batch_size
-        known = {key: value for key, value in facts.items() if value is not None}
         return [
             *(Row(part, label, *item) for item in sizes.items()),
-            *describe_times(part, label, batch_size, times),
-            *(Row(part, label, *item) for item in known.items()),
+            *describe_times(part, label, batch_size, times, facts),
         ]

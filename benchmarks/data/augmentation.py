@@ -1,5 +1,6 @@
 """CPU time of RandAugment for an image, by Pillow and by the program for the device."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ from PIL import Image
 
 from benchmarks import timing
 from benchmarks.data.stages import create_transform
+from benchmarks.programs import rand_augment_options
 from benchmarks.results import Row
-from configs import imagenet
 from litv2_jax import compiler_options
 from litv2_jax.augment.randaugment import rand_augment
 from litv2_jax.data.transforms.randaugment import RandAugment
@@ -30,7 +31,11 @@ def measure_rand_augment(records: Sequence[dict[str, Any]], rounds: int) -> list
     arrays = [transform.random_map(record, rng)["image"] for record in records]
     images = [*map(Image.fromarray, arrays)]
     batch = np.stack([arrays[i % len(arrays)] for i in range(_BATCH_SIZE)])
-    on_host, on_device = _create_both()
+    options = rand_augment_options()
+    on_host = RandAugment(**options)
+    on_device = jax.jit(
+        functools.partial(rand_augment, **options), compiler_options=compiler_options()
+    )
     key = jax.random.key(0)
     jax.block_until_ready(on_device(batch, key))  # Compiles.
     seconds = timing.time_interleaved(
@@ -47,19 +52,3 @@ def measure_rand_augment(records: Sequence[dict[str, Any]], rounds: int) -> list
         Row("RandAugment", name, "ms/image", 1000 * float(np.median(x)) / counts[name])
         for name, x in seconds.items()
     ]
-
-
-def _create_both() -> tuple[RandAugment, Any]:
-    """Returns what augments an image, and what augments a batch with a key."""
-    augment: Any = imagenet.get_config().augment
-    magnitude, std = augment.randaugment_magnitude, augment.randaugment_std
-    layers = augment.randaugment_layers
-
-    def on_device(images: jax.Array, key: jax.Array) -> jax.Array:
-        return rand_augment(
-            images, key, magnitude=magnitude, magnitude_std=std, num_layers=layers
-        )
-
-    return RandAugment(magnitude, std, layers), jax.jit(
-        on_device, compiler_options=compiler_options()
-    )

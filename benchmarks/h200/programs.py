@@ -1,6 +1,7 @@
 """The programs that `command.py` counts."""
 
 import dataclasses
+import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,7 +14,13 @@ from flax import nnx
 
 from benchmarks import hlo
 from benchmarks.h200 import deviceless
-from benchmarks.programs import DETECTION_SIZE, NUM_CLASSES, Case, create_run
+from benchmarks.programs import (
+    DETECTION_SIZE,
+    NUM_CLASSES,
+    Case,
+    create_run,
+    rand_augment_options,
+)
 from benchmarks.work import find_creator
 from configs import imagenet
 from litv2_jax.augment.erasing import erase
@@ -91,13 +98,7 @@ def compile_augmentation(batch_size: int, image_size: int) -> dict[str, Program]
     """
     recipe: Any = imagenet.get_config().augment
     functions = {
-        "RandAugment": lambda images, key: rand_augment(
-            images,
-            key,
-            magnitude=recipe.randaugment_magnitude,
-            magnitude_std=recipe.randaugment_std,
-            num_layers=recipe.randaugment_layers,
-        ),
+        "RandAugment": functools.partial(rand_augment, **rand_augment_options()),
         "random erasing": lambda images, key: erase(
             images.astype(jnp.float32), key, probability=recipe.erasing
         ),

@@ -12,6 +12,7 @@ import numpy as np
 from einops import rearrange
 from flax import nnx
 
+from benchmarks.programs import rand_augment_options
 from litv2_jax import create_model, fuse_for_inference
 from litv2_jax.augment.erasing import erase
 from litv2_jax.augment.randaugment import rand_augment
@@ -190,9 +191,7 @@ def create_fused(arrays: Arrays, image_size: int, sizes: Mapping[str, Any]) -> C
 
 def create_rand_augment(arrays: Arrays, side: int) -> Case:
     """RandAugment as ImageNet's recipe has it, by each way to count levels."""
-    augment = functools.partial(
-        rand_augment, magnitude=9.0, magnitude_std=0.5, num_layers=2
-    )
+    augment = functools.partial(rand_augment, **rand_augment_options())
     return _create_augmentation(arrays, side, _list_choices("histogram", augment))
 
 

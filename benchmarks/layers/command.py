@@ -34,10 +34,10 @@ from benchmarks.layers.cases import (
     Case,
     Implementation,
 )
-from benchmarks.programs import DTYPES
 from benchmarks.results import Row
 from litv2_jax import compiler_options
 from litv2_jax.ops.implementations import use_implementation
+from litv2_jax.settings import DTYPES
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 # Calls that are timed together take at least this long.

@@ -22,7 +22,6 @@ from benchmarks import plot, results
 from benchmarks.programs import (
     DETECTION,
     DETECTION_SIZE,
-    DTYPES,
     SEGMENTATION,
     WORK,
     Case,
@@ -31,6 +30,7 @@ from benchmarks.results import Row
 from benchmarks.torch_peer.peer import CONFIGURATIONS, TorchPeer
 from benchmarks.work import PreparedWork, describe_model, find_size
 from litv2_jax import list_models
+from litv2_jax.settings import DTYPES
 
 OURS = "litv2_jax"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
@@ -205,27 +205,31 @@ def summarize(
     rows = []
     for name, measured in times.items():
         label = case.variant if name == OURS else f"{case.variant}: {name}"
-        rows += describe_times(part, label, case.batch_size, measured)
-        rows += [
-            Row(part, label, quantity, value)
-            for quantity, value in facts[name].items()
-            if value is not None
-        ]
+        rows += describe_times(part, label, case.batch_size, measured, facts[name])
         if name != OURS:
             rows += compare_times(part, label, measured, times[OURS])
     return rows
 
 
 def describe_times(
-    part: str, label: str, batch_size: int, times: Sequence[Mapping[str, float]]
+    part: str,
+    label: str,
+    batch_size: int,
+    times: Sequence[Mapping[str, float]],
+    facts: Mapping[str, float | None],
 ) -> list[Row]:
-    """Returns images/s, milliseconds of a call and spread: medians over rounds."""
+    """Returns images/s, milliseconds of a call and spread, and the facts there are.
+
+    Medians over rounds.
+    """
+    known = {name: value for name, value in facts.items() if value is not None}
     seconds = np.array([x["seconds"] for x in times])
     low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
     return [
         Row(part, label, "images/s", batch_size / middle),
         Row(part, label, "ms", 1000 * middle),
         Row(part, label, "spread %", 100 * (high - low) / middle),
+        *(Row(part, label, *item) for item in known.items()),
     ]
 
 

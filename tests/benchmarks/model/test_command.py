@@ -203,7 +203,11 @@ def test_a_picture_has_room_for_every_name(tmp_path, parts):
     ]
     path = tmp_path / "model.json"
     results.write_json(rows, {"device": "cpu", "cpu": "some", "cores": 2}, path)
-    with Image.open(plot.draw_bars(path)) as image:
+    check_nothing_is_cut_off(plot.draw_bars(path))
+
+
+def check_nothing_is_cut_off(path):
+    with Image.open(path) as image:
         pixels = np.asarray(image.convert("L"))
     # What has no room is cut off at an edge.
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
