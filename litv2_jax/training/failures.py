@@ -55,7 +55,7 @@ def watch_failures() -> None:
                     continue
                 reason = "process 0, which coordinates the run, is gone"
             if not _Status.is_failing:
-                _leave(f"{reason}. Process {jax.process_index()} ends with it.")
+                _leave(_blame(reason))
             return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -89,14 +89,29 @@ def failing_together(*harmless: type[BaseException]) -> Iterator[None]:
         name = f"process {jax.process_index()} of {jax.process_count()}"
         if not isinstance(error, ValueError | RuntimeError | OSError):
             traceback.print_exc()
-        reason = f"{name} failed: {str(error) or type(error).__name__}"
-        client: Any = distributed.global_state.client
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            # Another process may have failed earlier; its reason stands.
-            client.key_value_set(_KEY, reason)
+        reason = _tell(f"{name} failed: {str(error) or type(error).__name__}")
         if jax.process_index() == 0:
             time.sleep(_SECONDS_TO_TELL)
         _leave(reason)
+
+
+def _tell(reason: str) -> str:
+    """Tells the other processes why this one failed, and returns what it ends with.
+
+    One that fails while it waits for another fails because the other did: the reason
+    that was told first stands.
+    """
+    client: Any = distributed.global_state.client
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        client.key_value_set(_KEY, reason)
+        return reason
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        return _blame(client.key_value_try_get(_KEY))
+    return reason
+
+
+def _blame(reason: str) -> str:
+    return f"{reason.removesuffix('.')}. Process {jax.process_index()} ends with it."
 
 
 def _leave(reason: str) -> None:
