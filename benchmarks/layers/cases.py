@@ -82,8 +82,8 @@ class Arrays:
 def create_depthwise(arrays: Arrays, side: int, channels: int) -> Case:
     """Depthwise 3x3 convolution, bias and GELU."""
     found = _list_choices("depthwise_gradient", depthwise_conv3x3_gelu)
-    shifts = OPERATIONS["depthwise"].implementations["shifts"]
-    found["autodiff"] = Implementation(inspect.unwrap(shifts))
+    shifts = inspect.unwrap(OPERATIONS["depthwise_gradient"].implementations["pairs"])
+    found["autodiff"] = Implementation(shifts)
     if not _is_cpu() or side <= LARGEST_GROUPED_ON_CPU:
         choices = {"depthwise": "convolution"}
         found["grouped convolution"] = Implementation(depthwise_conv3x3_gelu, choices)
@@ -137,10 +137,11 @@ def create_low(arrays: Arrays, queries: int, keys: int, num_heads: int) -> Case:
 
 def create_product(arrays: Arrays, side: int, channels: int, features: int) -> Case:
     """The product of a linear layer."""
-    found = {
-        "flat": Implementation(functools.partial(multiply, dtype=None)),
-        "autodiff": Implementation(jnp.matmul),
-    }
+    function = functools.partial(multiply, dtype=None)
+    found = {"flat": Implementation(function)}
+    if arrays.batch_size * side**2 < min(channels, features):
+        found = _list_choices("linear_gradient", function)
+    found["autodiff"] = Implementation(jnp.matmul)
     kernel = arrays.parameters(channels, features).astype(arrays.dtype)
     name = f"{side} x {side} x {channels}, to {features}"
     return Case(name, found, (arrays.maps(side, side, channels), kernel))

@@ -1,7 +1,7 @@
 """Depthwise 3x3 convolution and GELU, the costliest part of LITv2, as one operation."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -43,38 +43,32 @@ def _apply_convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.
     return gelu(y + _exact(bias)[None, None, None]).astype(x.dtype)
 
 
-@jax.custom_vjp
 def _apply_shifts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """By a sum of shifted maps, with a derivative that reads and writes little."""
+    """By a sum of shifted maps."""
     y = _convolve(_frame(x), kernel) + _exact(bias)[None, None, None]
     return gelu(y).astype(x.dtype)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array):
-    y = _convolve(_frame(x), kernel) + _exact(bias)[None, None, None]
+def _forward(keeps_frame: bool, x: jax.Array, kernel: jax.Array, bias: jax.Array):
+    framed = _frame(x)
+    y = _convolve(framed, kernel) + _exact(bias)[None, None, None]
     # The barrier makes XLA save only the rounded residual instead of both.
     kept = jax.lax.optimization_barrier(y.astype(x.dtype))
-    return gelu(y).astype(x.dtype), (x, kernel, bias, kept)
+    return gelu(y).astype(x.dtype), (framed if keeps_frame else x, kernel, bias, kept)
 
 
-def _backward(residuals: tuple[jax.Array, ...], grad: jax.Array):
+def _backward(
+    sum_products: Callable[[jax.Array, jax.Array], jax.Array],
+    residuals: tuple[jax.Array, ...],
+    grad: jax.Array,
+):
     x, kernel, bias, y = residuals
     grad = _frame((_exact(grad) * gelu_derivative(y)).astype(x.dtype))
     # The transposed convolution is the one with the kernel turned by 180 degrees.
     grad_x = _convolve(grad, kernel[::-1, ::-1]).astype(x.dtype)
-    sums = _GRADIENT(x, grad)
+    sums = sum_products(x, grad)
     grad_kernel = sums[:9].reshape(kernel.shape).astype(kernel.dtype)
     return grad_x, grad_kernel, sums[9].astype(bias.dtype)
-
-
-_apply_shifts.defvjp(_forward, _backward)
-
-_DEPTHWISE = Operation(
-    "depthwise",
-    {"shifts": _apply_shifts, "convolution": _apply_convolution},
-    cpu="shifts",
-    default="shifts",
-)
 
 
 def _frame(x: jax.Array) -> jax.Array:
@@ -102,10 +96,20 @@ def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _sum_in_pairs(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """Sums two of the ten products at once, which is what a GPU's kernel has room for.
+    """Returns the gradients of the kernel, row by row, and that of the bias.
+
+    A tap's is the sum of the map times the gradient shifted the other way. Two of the
+    ten products are summed at once, which is what a GPU's kernel has room for.
 
     One sum over all of them side by side took an H200 sixteen times as long as its
     bytes do: XLA chose among the ten anew for each number.
+
+    Args:
+        x: Map [B, H, W, C].
+        grad: Of the convolution's result, framed [B, H + 2, W + 2, C].
+
+    Returns:
+        [10, C].
     """
     shifted = [_exact(shift) for shift in reversed(list(_shifts(grad)))]
     products = [_exact(x) * shift for shift in shifted]
@@ -122,22 +126,23 @@ def _add_pairs(one: tuple[Any, Any], other: tuple[Any, Any]) -> tuple[Any, Any]:
     return one[0] + other[0], one[1] + other[1]
 
 
-def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
-    """Adds up tile by tile, a few positions of a row wide, then within the tile.
+def _sum_tiled(framed: jax.Array, grad: jax.Array) -> jax.Array:
+    """The same of a framed map, tile by tile, a few positions of a row wide.
 
     On a CPU the sums stay in its cache and are vectors, which those over whole maps
     are not: these take three to five times as long.
     """
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = framed.shape
+    height, width = height - 2, width - 2
     tile = max((n for n in range(2, 9) if width % n == 0), default=width)
-    x, grad = _exact(x), _exact(grad)
+    framed, grad = _exact(framed), _exact(grad)
 
     def add_tile(index: jax.Array, sums: tuple[jax.Array, ...]):
         row, column = jnp.divmod(index, width // tile)
         start = (0, row, column * tile, 0)
-        shape = (batch, 1, tile, channels)
-        here = jax.lax.dynamic_slice(x, start, shape)[:, 0]
-        around = jax.lax.dynamic_slice(grad, start, (batch, 3, tile + 2, channels))
+        shape = (batch, 3, tile + 2, channels)
+        here = jax.lax.dynamic_slice(framed, start, shape)[:, 1, 1:-1]
+        around = jax.lax.dynamic_slice(grad, start, shape)
         shifted = [around[:, i, j : j + tile] for i in (2, 1, 0) for j in (2, 1, 0)]
         products = [here * shift for shift in shifted]
         return tuple(map(jnp.add, sums, [*products, shifted[4]]))
@@ -146,17 +151,6 @@ def _sum_tiled(x: jax.Array, grad: jax.Array) -> jax.Array:
     num_tiles = height * (width // tile)
     sums = jax.lax.fori_loop(0, num_tiles, add_tile, (zeros,) * 10)
     return jnp.stack([jnp.sum(y, (0, 1)) for y in sums])
-
-
-# Map [B, H, W, C] and framed gradient of the sum [B, H + 2, W + 2, C] -> the nine
-# gradients of the kernel, row by row, and that of the bias [10, C]. A tap's is the sum
-# of the map times the gradient shifted the other way.
-_GRADIENT = Operation(
-    "depthwise_gradient",
-    {"tiled": _sum_tiled, "pairs": _sum_in_pairs},
-    cpu="tiled",
-    default="pairs",
-)
 
 
 def _shifts(x: jax.Array) -> Iterator[jax.Array]:
@@ -169,3 +163,31 @@ def _shifts(x: jax.Array) -> Iterator[jax.Array]:
 
 def _exact(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+_apply_pairs = jax.custom_vjp(_apply_shifts)
+_apply_pairs.defvjp(
+    functools.partial(_forward, False),
+    functools.partial(_backward, _sum_in_pairs),
+)
+_apply_tiled = jax.custom_vjp(_apply_shifts)
+_apply_tiled.defvjp(
+    functools.partial(_forward, True),
+    functools.partial(_backward, _sum_tiled),
+)
+
+# A CPU keeps the framed map for the backward pass: one copy of the map less is written,
+# and kept. On a GPU the product before it writes the map anyway, and the frame is not
+# worth keeping.
+_SHIFTS = Operation(
+    "depthwise_gradient",
+    {"tiled": _apply_tiled, "pairs": _apply_pairs},
+    cpu="tiled",
+    default="pairs",
+)
+_DEPTHWISE = Operation(
+    "depthwise",
+    {"shifts": _SHIFTS, "convolution": _apply_convolution},
+    cpu="shifts",
+    default="shifts",
+)

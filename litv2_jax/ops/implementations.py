@@ -60,7 +60,7 @@ class Operation:
 
 # By name; filled by these modules.
 OPERATIONS: dict[str, Operation] = {}
-_MODULES = ("attention", "depthwise", "histogram", "layer_norm")
+_MODULES = ("attention", "depthwise", "histogram", "layer_norm", "linear")
 
 
 @contextlib.contextmanager

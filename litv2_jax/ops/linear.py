@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from litv2_jax.ops.implementations import Operation
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def multiply(
@@ -44,11 +46,35 @@ def _multiply_backward(
     flat, flat_grad = (y.reshape(-1, y.shape[-1]) for y in (x, grad))
     exact = jnp.promote_types(x.dtype, kernel.dtype)
     grad_kernel = jnp.matmul(flat.T, flat_grad, preferred_element_type=exact)
-    grad_x = grad @ kernel.astype(x.dtype).T
-    return grad_x, grad_kernel.astype(kernel.dtype)
+    has_few_rows = len(flat_grad) < min(kernel.shape)
+    multiply_transposed = _GRADIENT if has_few_rows else _multiply_transposed
+    flat_grad_x = multiply_transposed(flat_grad, kernel.astype(x.dtype))
+    return flat_grad_x.reshape(x.shape), grad_kernel.astype(kernel.dtype)
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def _multiply_transposed(grad: jax.Array, kernel: jax.Array) -> jax.Array:
+    return grad @ kernel.T
+
+
+def _multiply_kernel_first(grad: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Reads the kernel as it lies in memory, and transposes the smaller result.
+
+    Eigen is slow to transpose a kernel that is larger than the caches for few vectors.
+    """
+    # The barrier keeps XLA from joining both into the other product.
+    return jax.lax.optimization_barrier(kernel @ grad.T).T
+
+
+# Gradient [N, D] of fewer vectors than the kernel [C, D] has rows or columns -> [N, C].
+_GRADIENT = Operation(
+    "linear_gradient",
+    {"plain": _multiply_transposed, "kernel_first": _multiply_kernel_first},
+    cpu="kernel_first",
+    default="plain",
+)
 
 
 @jax.custom_vjp

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from litv2_jax import use_implementation
 from litv2_jax.ops.linear import add_bias, multiply
 
 
@@ -13,13 +14,15 @@ def draw(*shape, seed=0):
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 4, 7)])
 @pytest.mark.parametrize("features", [3, 11])
-def test_product_and_gradients_are_those_of_jax(shape, features):
+@pytest.mark.parametrize("gradient", ["plain", "kernel_first"])
+def test_product_and_gradients_are_those_of_jax(shape, features, gradient):
     x, kernel = draw(*shape), draw(7, features, seed=1)
     cotangent = draw(*shape[:-1], features, seed=2)
-    found, expected = (
-        (y, *backward(cotangent))
-        for y, backward in (jax.vjp(f, x, kernel) for f in (multiply, jnp.matmul))
-    )
+    with use_implementation(linear_gradient=gradient):
+        found, expected = (
+            (y, *backward(cotangent))
+            for y, backward in (jax.vjp(f, x, kernel) for f in (multiply, jnp.matmul))
+        )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-6)
 

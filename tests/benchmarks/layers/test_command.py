@@ -160,8 +160,8 @@ def test_what_is_timed_is_the_chosen_gradient(monkeypatch):
     direction = cases.WITH_BACKWARD
     tiled, doubled = run_both(case, direction, "tiled", "pairs")
     # Output, and gradients of input, kernel and bias.
-    for factor, one, other in zip((1, 1, 2, 2), tiled, doubled, strict=True):
-        np.testing.assert_allclose(factor * one, other, rtol=1e-5, atol=1e-5)
+    for one, other in zip(tiled, doubled, strict=True):
+        np.testing.assert_allclose(2 * one, other, rtol=1e-5, atol=1e-5)
 
 
 def run_both(case, direction, *names):
