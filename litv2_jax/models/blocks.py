@@ -14,6 +14,7 @@ from litv2_jax.models.linear import Linear
 from litv2_jax.models.patch_conv import PatchConv
 from litv2_jax.ops.canvas import zero_beyond
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
+from litv2_jax.ops.padding import pad_map
 
 # Channels of the images that the published models take: red, green, blue.
 RGB = 3
@@ -36,8 +37,8 @@ class PatchEmbedding(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         height, width = images.shape[1:3]
-        pad = [(0, 0), (0, -height % 4), (0, -width % 4), (0, 0)]
-        return self.norm(self.project(jnp.pad(images, pad)))
+        padded = pad_map(images, (0, -height % 4), (0, -width % 4))
+        return self.norm(self.project(padded))
 
 
 class DepthwiseConvGelu(nnx.Module):

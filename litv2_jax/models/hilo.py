@@ -12,6 +12,7 @@ from litv2_jax.models.initializers import linear_kernel
 from litv2_jax.models.linear import Linear
 from litv2_jax.ops.attention import attend, attend_in_windows
 from litv2_jax.ops.canvas import pack_inside, zero_beyond
+from litv2_jax.ops.padding import pad_map
 
 
 class HiLo(nnx.Module):
@@ -93,7 +94,7 @@ class HiLo(nnx.Module):
         height, width = x.shape[1:3]
         s = self.window_size
         x = zero_beyond(x, sizes)
-        x = jnp.pad(x, [(0, 0), (0, -height % s), (0, -width % s), (0, 0)])
+        x = pad_map(x, (0, -height % s), (0, -width % s))
         outputs = []
         if self.high_heads:
             outputs.append(self._attend_high(x))

@@ -7,6 +7,7 @@ from flax import nnx
 
 from litv2_jax.models.backbone import Backbone
 from litv2_jax.models.hilo import HiLo
+from litv2_jax.ops.padding import pad_map
 
 
 def read_block_input(
@@ -128,7 +129,7 @@ def read_low_attention(
             f"There is no position {row}, {column} in a map of {height}x{width}."
         )
     n, s = layer.low_heads, layer.window_size
-    padded = jnp.pad(x, [(0, 0), (0, -height % s), (0, -width % s), (0, 0)])
+    padded = pad_map(x, (0, -height % s), (0, -width % s))
     pooled = reduce(padded, "1 (h s) (w t) c -> h w c", "mean", s=s, t=s)
     q = rearrange(layer.low_q(x[0, row, column]), "(n d) -> n d", n=n)
     k, _ = rearrange(layer.low_kv(pooled), "h w (k n d) -> k n h w d", k=2, n=n)

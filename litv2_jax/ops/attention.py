@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from litv2_jax.ops.implementations import Operation
+from litv2_jax.ops.padding import pad_map
 
 
 def attend_in_windows(
@@ -290,4 +291,4 @@ _ATTENTION = Operation(
 
 def _pad_to_multiple(x: jax.Array, size: int) -> jax.Array:
     """Appends zeros along axis 1."""
-    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
+    return pad_map(x, (0, -x.shape[1] % size))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from litv2_jax.ops.linear import multiply
+from litv2_jax.ops.padding import pad_map
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -70,7 +71,7 @@ def _gather_patches(x: jax.Array, size: int, stride: int) -> jax.Array:
     """Returns what each kernel covers: [B, H / stride, W / stride, k * k * C]."""
     height, width = x.shape[1:3]
     margin = (size // 2, size // 2)
-    padded = jnp.pad(x, ((0, 0), margin, margin, (0, 0)))
+    padded = pad_map(x, margin, margin)
     shifted = [
         padded[:, i : i + height : stride, j : j + width : stride]
         for i in range(size)

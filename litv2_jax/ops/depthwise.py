@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from litv2_jax.ops.gelu import gelu, gelu_derivative
 from litv2_jax.ops.implementations import Operation
+from litv2_jax.ops.padding import pad_map
 
 
 def depthwise_conv3x3_gelu(
@@ -78,8 +79,7 @@ def _frame(x: jax.Array) -> jax.Array:
     whether the position is inside, and recompute what the map is made of: a GPU then
     waits for instructions, not for memory.
     """
-    framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return jax.lax.optimization_barrier(framed)
+    return jax.lax.optimization_barrier(pad_map(x, (1, 1), (1, 1)))
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -138,7 +138,8 @@ def _sum_tiled(framed: jax.Array, grad: jax.Array) -> jax.Array:
     framed, grad = _exact(framed), _exact(grad)
 
     def add_tile(index: jax.Array, sums: tuple[jax.Array, ...]):
-        row, column = jnp.divmod(index, width // tile)
+        per_row = jnp.int32(width // tile)
+        row, column = jax.lax.div(index, per_row), jax.lax.rem(index, per_row)
         start = (0, row, column * tile, 0)
         shape = (batch, 3, tile + 2, channels)
         here = jax.lax.dynamic_slice(framed, start, shape)[:, 1, 1:-1]

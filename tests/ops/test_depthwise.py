@@ -1,8 +1,11 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import litv2_jax
 from litv2_jax import use_implementation
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 
@@ -61,3 +64,20 @@ def test_bfloat16_is_rounded_once():
     np.testing.assert_allclose(
         actual.astype("float32"), expected.astype("float32"), 2**-7, atol=1e-6
     )
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="is about programs for CPUs")
+def test_a_frame_is_written_together_with_the_bias_before_it():
+    """Also where a model has several maps of a size."""
+
+    def mix_twice(x, kernel, bias):
+        for _ in range(2):
+            x = depthwise_conv3x3_gelu(x + bias[None, None, None], kernel, bias)
+        return x
+
+    arguments = draw(1, 8, 8, 16), draw(3, 3, 1, 16), draw(16)
+    run = jax.jit(mix_twice, compiler_options=litv2_jax.compiler_options())
+    program = run.lower(*arguments).compile().as_text()
+
+    # Within fusions, where the operand is no fusion's result and no parameter.
+    assert re.findall(r" pad\(%([a-z_]+)", program) == ["add", "add"]
