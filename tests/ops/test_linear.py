@@ -68,3 +68,13 @@ def test_a_cpu_copies_no_map_for_the_gradient_of_a_kernel():
         program = compile_kernel_gradient(function)
         assert " dot(" in program
         assert (" copy(" in program or " transpose(" in program) == copies
+
+
+@pytest.mark.parametrize(("rows", "depends"), [(6, True), (7, False)])
+def test_the_platform_matters_to_gradients_of_few_vectors(rows, depends):
+    def differentiate(x, kernel, grad):
+        return jax.vjp(multiply, x, kernel)[1](grad)
+
+    arguments = draw(rows, 7), draw(7, 11), draw(rows, 11)
+    program = str(jax.make_jaxpr(differentiate)(*arguments))
+    assert ("platform_index" in program) == depends
