@@ -31,6 +31,7 @@ PAGES = [
     "docs/api",
     "docs/parity",
     "docs/benchmarks",
+    "docs/experiments",
     "CONTRIBUTING",
     "CHANGELOG",
 ]

@@ -25,6 +25,7 @@ PAGES = [
     "docs/conversion.md",
     "docs/deployment.md",
     "docs/detection.md",
+    "docs/experiments.md",
     "docs/finetuning.md",
     "docs/gallery.md",
     "docs/parity.md",

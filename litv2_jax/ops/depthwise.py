@@ -50,7 +50,7 @@ def _apply_shifts(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array
     return gelu(y).astype(x.dtype)
 
 
-def _forward(keeps_frame: bool, x: jax.Array, kernel: jax.Array, bias: jax.Array):
+def _forward(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, keeps_frame: bool):
     framed = _frame(x)
     y = _convolve(framed, kernel) + _exact(bias)[None, None, None]
     # The barrier makes XLA save only the rounded residual instead of both.
@@ -59,9 +59,10 @@ def _forward(keeps_frame: bool, x: jax.Array, kernel: jax.Array, bias: jax.Array
 
 
 def _backward(
-    sum_products: Callable[[jax.Array, jax.Array], jax.Array],
     residuals: tuple[jax.Array, ...],
     grad: jax.Array,
+    *,
+    sum_products: Callable[[jax.Array, jax.Array], jax.Array],
 ):
     x, kernel, bias, y = residuals
     grad = _frame((_exact(grad) * gelu_derivative(y)).astype(x.dtype))
@@ -138,7 +139,8 @@ def _sum_tiled(framed: jax.Array, grad: jax.Array) -> jax.Array:
     framed, grad = _exact(framed), _exact(grad)
 
     def add_tile(index: jax.Array, sums: tuple[jax.Array, ...]):
-        per_row = jnp.int32(width // tile)
+        # As jnp.divmod of what is positive, which is several kernels.
+        per_row = jnp.asarray(width // tile, index.dtype)
         row, column = jax.lax.div(index, per_row), jax.lax.rem(index, per_row)
         start = (0, row, column * tile, 0)
         shape = (batch, 3, tile + 2, channels)
@@ -168,18 +170,17 @@ def _exact(x: jax.Array) -> jax.Array:
 
 _apply_pairs = jax.custom_vjp(_apply_shifts)
 _apply_pairs.defvjp(
-    functools.partial(_forward, False),
-    functools.partial(_backward, _sum_in_pairs),
+    functools.partial(_forward, keeps_frame=False),
+    functools.partial(_backward, sum_products=_sum_in_pairs),
 )
 _apply_tiled = jax.custom_vjp(_apply_shifts)
 _apply_tiled.defvjp(
-    functools.partial(_forward, True),
-    functools.partial(_backward, _sum_tiled),
+    functools.partial(_forward, keeps_frame=True),
+    functools.partial(_backward, sum_products=_sum_tiled),
 )
 
-# A CPU keeps the framed map for the backward pass: one copy of the map less is written,
-# and kept. On a GPU the product before it writes the map anyway, and the frame is not
-# worth keeping.
+# A CPU keeps the map with its frame for the backward pass, so that the one without need
+# not be written. On a GPU the product before writes that one anyway.
 _SHIFTS = Operation(
     "depthwise_gradient",
     {"tiled": _apply_tiled, "pairs": _apply_pairs},
