@@ -1,13 +1,11 @@
 """Zeros around a map."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 
 
 def pad_map(
-    x: jax.Array, rows: Sequence[int] = (0, 0), columns: Sequence[int] = (0, 0)
+    x: jax.Array, rows: tuple[int, int] = (0, 0), columns: tuple[int, int] = (0, 0)
 ) -> jax.Array:
     """Puts zeros around a map: [B, H, W, C] -> [B, r + H + r', c + W + c', C].
 
