@@ -11,6 +11,8 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks.collectives import add_up_bytes, list_collectives
 from configs import imagenet
+from litv2_jax import use_implementation
+from litv2_jax.ops.implementations import OPERATIONS
 from litv2_jax.training.evaluation import Evaluator
 from litv2_jax.training.run import Run
 from tests.reference import mark_slow
@@ -113,12 +115,7 @@ def count_bytes(tree: Any) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param(PARTS, marks=pytest.mark.slow)], ids=["whole", "parts"]
-)
-@pytest.mark.parametrize("name", NAMES)
-def test_training_exchanges_gradients_and_statistics_alone(start, name, changes):
-    run = start(name, **changes)
+def assert_gradients_and_statistics_alone(run: Run) -> None:
     exchanged = list_collectives(compile_train_step(run))
     num_bytes = add_up_bytes(exchanged)
     # Gradients of each part are summed over the devices, then added up.
@@ -128,6 +125,22 @@ def test_training_exchanges_gradients_and_statistics_alone(start, name, changes)
     allowance = SUMS_PER_STATISTIC * statistics + BYTES_OF_SCALARS
     assert parameters <= sums <= parameters + allowance, exchanged
     assert sum(num_bytes.values()) <= BYTES_PER_IMAGE * BATCH_SIZE, exchanged
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param(PARTS, marks=pytest.mark.slow)], ids=["whole", "parts"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_training_exchanges_gradients_and_statistics_alone(start, name, changes):
+    assert_gradients_and_statistics_alone(start(name, **changes))
+
+
+def test_training_by_what_gpus_run_exchanges_no_more(start):
+    """By all but cuDNN's attention, which CPUs do not have."""
+    chosen = {x.name: x.default for x in OPERATIONS.values() if x.name != "attention"}
+    assert "depthwise_gradient" in chosen
+    with use_implementation(**chosen):
+        assert_gradients_and_statistics_alone(start("classification"))
 
 
 @pytest.mark.parametrize(
