@@ -62,8 +62,8 @@ def assert_same_detections(found, row, expected):
     assert count > 20
     assert int(found.count[0]) == count
     np.testing.assert_array_equal(found.labels, expected.labels)
-    # Float32: 1.2e-5 with Mask R-CNN on a CPU without AVX-512.
+    # Float32: scores 1.2e-5 and masks 4.1e-5 with Mask R-CNN on a CPU without AVX-512.
     np.testing.assert_allclose(found.scores, expected.scores, atol=5e-5)
     np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
     if expected.masks is not None:
-        np.testing.assert_allclose(found.masks, expected.masks, atol=TOLERANCE)
+        np.testing.assert_allclose(found.masks, expected.masks, atol=1e-4)
