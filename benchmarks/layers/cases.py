@@ -22,7 +22,7 @@ from litv2_jax.ops.deform_conv import deform_conv, sample_taps
 from litv2_jax.ops.depthwise import depthwise_conv3x3_gelu
 from litv2_jax.ops.implementations import OPERATIONS
 from litv2_jax.ops.layer_norm import layer_norm
-from litv2_jax.ops.linear import multiply
+from litv2_jax.ops.linear import depends_on_platform, multiply
 from litv2_jax.ops.nms import suppress
 from litv2_jax.ops.roi_align import roi_align
 
@@ -139,7 +139,7 @@ def create_product(arrays: Arrays, side: int, channels: int, features: int) -> C
     """The product of a linear layer."""
     function = functools.partial(multiply, dtype=None)
     found = {"flat": Implementation(function)}
-    if arrays.batch_size * side**2 < min(channels, features):
+    if depends_on_platform(arrays.batch_size * side**2, (channels, features)):
         found = _list_choices("linear_gradient", function)
     found["autodiff"] = Implementation(jnp.matmul)
     kernel = arrays.parameters(channels, features).astype(arrays.dtype)

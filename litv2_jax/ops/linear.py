@@ -46,13 +46,18 @@ def _multiply_backward(
     flat, flat_grad = (y.reshape(-1, y.shape[-1]) for y in (x, grad))
     exact = jnp.promote_types(x.dtype, kernel.dtype)
     grad_kernel = jnp.matmul(flat.T, flat_grad, preferred_element_type=exact)
-    has_few_rows = len(flat_grad) < min(kernel.shape)
-    multiply_transposed = _GRADIENT if has_few_rows else _multiply_transposed
+    depends = depends_on_platform(len(flat_grad), kernel.shape)
+    multiply_transposed = _GRADIENT if depends else _multiply_transposed
     flat_grad_x = multiply_transposed(flat_grad, kernel.astype(x.dtype))
     return flat_grad_x.reshape(x.shape), grad_kernel.astype(kernel.dtype)
 
 
 multiply.defvjp(_multiply_forward, _multiply_backward)
+
+
+def depends_on_platform(num_vectors: int, kernel_shape: tuple[int, ...]) -> bool:
+    """Returns whether platforms compute the gradient of so many vectors differently."""
+    return num_vectors < min(kernel_shape)
 
 
 def _multiply_transposed(grad: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -68,7 +73,7 @@ def _multiply_kernel_first(grad: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(kernel @ grad.T).T
 
 
-# Gradient [N, D] of fewer vectors than the kernel [C, D] has rows or columns -> [N, C].
+# Gradient [N, D] through a kernel [C, D] -> [N, C].
 _GRADIENT = Operation(
     "linear_gradient",
     {"plain": _multiply_transposed, "kernel_first": _multiply_kernel_first},
